@@ -36,7 +36,7 @@ def _calls() -> Iterator[tuple[str, str, frozenset[str], bool]]:
                 assert isinstance(words, ast.Dict)
                 names = frozenset(text for key in words.keys if key is not None for text in _texts(key))
                 (name,) = _texts(node.args[0])
-                for case in _texts(node.args[1]) if len(node.args) > 1 else ("",):
+                for case in _texts(given["case"]) if "case" in given else ("",):
                     yield name, case, names, "severity" in given
 
 
@@ -84,13 +84,13 @@ def test_every_finding_is_named_by_another_test() -> None:
 
 
 def test_the_words_are_filled_in_and_a_computed_fix_comes_first() -> None:
-    finding = from_page("overfitting", evidence=("fact",), words={"best_step": "1,200", "steps": 1200}, fix=("first",))
+    finding = from_page("overfitting", "fact", words={"best_step": "1,200", "steps": 1200}, fix=("first",))
     assert finding.fix[:2] == ("first", "stop near step 1,200: training.steps=1200")
     assert (finding.id, finding.severity, finding.evidence) == ("overfitting", "warning", ("fact",))
     with pytest.raises(KeyError):
-        from_page("overfitting", evidence=("fact",))
+        from_page("overfitting", "fact")
     with pytest.raises(ValueError, match="severity note is not on the page"):
-        from_page("overfitting", evidence=("fact",), severity="note", words={"best_step": 1, "steps": 1})
+        from_page("overfitting", "fact", severity="note", words={"best_step": 1, "steps": 1})
 
 
 def test_an_unknown_id_gets_its_near_names() -> None:

@@ -143,10 +143,8 @@ def _strangers(logs: Sequence[CheckedLog], faults: Sequence[Finding]) -> list[Fi
 def _stranger(name: str, step: int, best: float, unigram: float) -> Finding:
     return from_page(
         "log-of-another-run",
-        evidence=(
-            f"{name}: held-out {best:.3f} nats/token at step {step:,}; the unigram line is {unigram:.3f}",
-            "the batch: the answer is predicted at the prompt's positions, which teaches only token frequencies",
-        ),
+        f"{name}: held-out {best:.3f} nats/token at step {step:,}; the unigram line is {unigram:.3f}",
+        "the batch: the answer is predicted at the prompt's positions, which teaches only token frequencies",
     )
 
 

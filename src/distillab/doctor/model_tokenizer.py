@@ -47,12 +47,10 @@ def check_model_tokenizer(model: Any, tokenizer: PreTrainedTokenizerFast) -> Che
     common = min(len(given.meanings), len(own.meanings))
     finding = from_page(
         "ids-of-another-tokenizer",
-        "of the model",
+        f"of the first {common:,} ids {contract.equal_ids:,} mean the same to both",
+        f"the tokenizer is of {tokenizer.name_or_path or 'memory'}, the model of {place}",
+        case="of the model",
         severity="error" if contract.equal_ids < _MOST * common else "warning",
-        evidence=(
-            f"of the first {common:,} ids {contract.equal_ids:,} mean the same to both",
-            f"the tokenizer is of {tokenizer.name_or_path or 'memory'}, the model of {place}",
-        ),
         example=side_by_side_lines(contract.example, names=("given", "model’s")),
     )
     return CheckResult(check=CHECK_ID, scope=scope, findings=(finding,))

@@ -8,7 +8,7 @@ other sections are for readers alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -40,20 +40,19 @@ class Case:
 
 def from_page(
     name: str,
+    *evidence: str | None,
     case: str = "",
-    *,
-    evidence: tuple[str, ...],
-    example: tuple[str, ...] = (),
+    example: Iterable[str] = (),
     severity: Severity | None = None,
-    fix: tuple[str, ...] = (),
+    fix: Iterable[str] = (),
     words: Mapping[str, object] | None = None,
 ) -> Finding:
     """Return the finding with the text of its page.
 
     Args:
         name: the id.
+        evidence: the facts, one a line, with figures and units; None: no line.
         case: which case of the page, where it has several.
-        evidence: the facts, one a line, with figures and units.
         example: a piece of the examined data, line by line.
         severity: one of those of the page; None: the page names one alone.
         fix: what to do, where the check computes it; before the list of the page.
@@ -76,8 +75,8 @@ def from_page(
         id=name,
         severity=severity,
         title=filled(text.title),
-        evidence=evidence,
-        example=example,
+        evidence=tuple(fact for fact in evidence if fact is not None),
+        example=tuple(example),
         explanation=filled(text.explanation),
         fix=(*fix, *map(filled, text.fix)),
     )

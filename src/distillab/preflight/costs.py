@@ -129,17 +129,14 @@ def cost_findings(costs: Costs, machine: Machine) -> list[Finding]:
         found.append(memory_finding(costs.memory_bytes, machine.memory_bytes))
     if costs.disk_bytes > machine.disk_bytes:
         found.append(
-            from_page(
-                "disk-too-small",
-                evidence=(f"needed: about {size(costs.disk_bytes)}", f"free: {size(machine.disk_bytes)}"),
-            )
+            from_page("disk-too-small", f"needed: about {size(costs.disk_bytes)}", f"free: {size(machine.disk_bytes)}")
         )
     return found
 
 
 def memory_finding(needed: int, there: int) -> Finding:
     """Return the finding of a device with less memory than the runs take."""
-    return from_page("memory-too-small", evidence=(f"needed: about {size(needed)}", f"available: {size(there)}"))
+    return from_page("memory-too-small", f"needed: about {size(needed)}", f"available: {size(there)}")
 
 
 def _judging_s(setup: Setup) -> float:

@@ -88,9 +88,9 @@ def first_step_findings(stepped: Stepped, setup: Setup) -> list[Finding]:
     if first < _NOTHING_TO_LEARN or not math.isfinite(first):
         return []
     if last > _RISES * first:
-        return [from_page("first-steps-raise-loss", evidence=evidence, words={"lower_rate": f"{rate / 10:.1g}"})]
+        return [from_page("first-steps-raise-loss", *evidence, words={"lower_rate": f"{rate / 10:.1g}"})]
     if last > _FALLS * first:
-        return [from_page("first-steps-change-nothing", evidence=evidence, words={"higher_rate": f"{rate * 10:.1g}"})]
+        return [from_page("first-steps-change-nothing", *evidence, words={"higher_rate": f"{rate * 10:.1g}"})]
     return []
 
 
@@ -104,12 +104,10 @@ def gradient_findings(stepped: Stepped, setup: Setup) -> list[Finding]:
     return [
         from_page(
             "parameters-without-gradient",
+            f"arms {setup.name}: {len(unreached)} of {len(stepped.learning)} trainable tensors have no gradient, "
+            "or a gradient of zero, in a step in which every term has its largest weight",
+            shown + (f" and {len(unreached) - _NAMED} more" if len(unreached) > _NAMED else ""),
             severity="error" if every else "warning",
-            evidence=(
-                f"arms {setup.name}: {len(unreached)} of {len(stepped.learning)} trainable tensors have no gradient, "
-                "or a gradient of zero, in a step in which every term has its largest weight",
-                shown + (f" and {len(unreached) - _NAMED} more" if len(unreached) > _NAMED else ""),
-            ),
         )
     ]
 
@@ -128,8 +126,6 @@ def _at_largest(term: TermConfig) -> TermConfig:
 def _not_finite(setup: Setup, error: NumericsError) -> Finding:
     return from_page(
         "first-steps-not-finite",
-        evidence=(
-            f"arms {setup.name}, learning rate {setup.recipe.training.learning_rate:g}",
-            *str(error).splitlines(),
-        ),
+        f"arms {setup.name}, learning rate {setup.recipe.training.learning_rate:g}",
+        *str(error).splitlines(),
     )

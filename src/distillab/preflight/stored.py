@@ -145,12 +145,10 @@ def cache_findings(name: str, found: StoredTerm, kinds: Sequence[KindConfig], se
     return [
         from_page(
             "cached-differs-from-live",
-            evidence=(
-                f"term {name} of {setup.name}: from the teacher {number(found.live)}, from the cache "
-                f"{number(found.cached)} per unit; the allowed difference is {number(allowed)}",
-                f"the teacher's number format: {format_}",
-                f"stored as: {', '.join(kind.kind for kind in kinds)} {stored}",
-            ),
+            f"term {name} of {setup.name}: from the teacher {number(found.live)}, from the cache "
+            f"{number(found.cached)} per unit; the allowed difference is {number(allowed)}",
+            f"the teacher's number format: {format_}",
+            f"stored as: {', '.join(kind.kind for kind in kinds)} {stored}",
         )
     ]
 
@@ -163,10 +161,8 @@ def promised_difference(kinds: Sequence[KindConfig]) -> float:
 def _does_not_serve(setup: Setup, kinds: Sequence[KindConfig], error: TeacherError) -> Finding:
     return from_page(
         "cache-does-not-serve",
-        evidence=(
-            f"arms {setup.name}; cache.kinds: {', '.join(kind.kind for kind in kinds)}",
-            *str(error).splitlines(),
-        ),
+        f"arms {setup.name}; cache.kinds: {', '.join(kind.kind for kind in kinds)}",
+        *str(error).splitlines(),
     )
 
 

@@ -66,9 +66,9 @@ def _padding_attended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding |
         )
     return from_page(
         "padding-attended",
-        "left" if left else "right",
+        *evidence,
+        case="left" if left else "right",
         severity="error" if left and certain else "warning" if left else "note",
-        evidence=evidence,
         example=(f"{row.row.origin}: {row_line(row, facts)}",),
     )
 
@@ -93,7 +93,7 @@ def _hidden(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
     row, holes = hit[0]
     return from_page(
         "tokens-hidden",
-        evidence=tuple(evidence),
+        *evidence,
         example=(
             f"{row.row.origin}, position {int(holes[0])}: {facts.text(row.ids[max(0, holes[0] - 8) : holes[0] + 8])!r}",
         ),
@@ -122,11 +122,9 @@ def _padding_side(rows: Sequence[PlacedRow], facts: TokenFacts, absolute: bool |
     row = max(hit, key=lambda row: row.start)
     return from_page(
         "padding-side",
+        f"{len(hit):,} of {len(rows):,} rows have padding before the text, up to {row.start:,} tokens",
+        f"position_ids: {'counted from the first padding token' if given else 'not in the batch'}",
         severity="error" if given else "warning",
-        evidence=(
-            f"{len(hit):,} of {len(rows):,} rows have padding before the text, up to {row.start:,} tokens",
-            f"position_ids: {'counted from the first padding token' if given else 'not in the batch'}",
-        ),
         example=(f"{row.row.origin}: {row_line(row, facts)}",),
     )
 
@@ -166,12 +164,10 @@ def _positions(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
     constant = all(row.row.positions is not None and len(np.unique(row.row.positions)) == 1 for row, _ in hit)
     return from_page(
         "positions-wrong",
-        "miscounted",
+        f"{len(hit):,} of {len(rows):,} rows",
+        "all position ids are equal" if constant else "they neither increase by one nor restart at 0 at a sample",
+        case="miscounted",
         severity="error" if constant else "warning",
-        evidence=(
-            f"{len(hit):,} of {len(rows):,} rows",
-            "all position ids are equal" if constant else "they neither increase by one nor restart at 0 at a sample",
-        ),
         example=(f"{row.row.origin}, from position {max(0, at - 2)} on: {shown}",),
     )
 
@@ -189,8 +185,8 @@ def _run_through(rows: Sequence[PlacedRow]) -> Finding | None:
     shown = [] if row.row.positions is None else row.row.positions[:8].tolist()
     return from_page(
         "positions-wrong",
-        "across rows",
-        evidence=(f"{len(first):,} rows; each starts at its index in the batch times the width of the batch",),
+        f"{len(first):,} rows; each starts at its index in the batch times the width of the batch",
+        case="across rows",
         example=(f"{row.row.origin}, from its beginning on: {shown}",),
     )
 
@@ -208,7 +204,7 @@ def _begin_late(rows: Sequence[PlacedRow], absolute: bool | None) -> Finding | N
     shown = [] if row.row.positions is None else row.row.positions[row.read_from : row.read_from + 8].tolist()
     return from_page(
         "positions-wrong",
-        "late",
-        evidence=(f"{len(texts):,} of {len(rows):,} rows; every text begins at position {first[0]}",),
+        f"{len(texts):,} of {len(rows):,} rows; every text begins at position {first[0]}",
+        case="late",
         example=(f"{row.row.origin}, from its first token on: {shown}",),
     )

@@ -109,9 +109,9 @@ def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts, lea
             facts_seen.append(f"in {len(padded):,} of them this may be padding: padding and EOS are the same token")
         return from_page(
             "eos-not-scored",
-            "never",
+            *facts_seen,
+            case="never",
             severity=severity,
-            evidence=tuple(facts_seen),
             example=(f"{hit[0].row.origin}: {row_line(hit[0], facts)}",),
         )
     opened = opened or padded
@@ -119,8 +119,8 @@ def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts, lea
         return None
     return from_page(
         "eos-missing",
+        f"0 of {len(rows):,} rows have EOS after the scored text",
         severity="error" if answers and len(opened) >= _SURE else "warning",
-        evidence=(f"0 of {len(rows):,} rows have EOS after the scored text",),
         example=(f"{opened[0].row.origin}: {row_line(opened[0], facts)}",),
     )
 
@@ -131,8 +131,8 @@ def _some_hidden(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts) -> Fi
         return None
     return from_page(
         "eos-not-scored",
-        "some",
-        evidence=(f"{len(hidden):,} of {len(ends):,} rows have EOS after the answer, and it is not scored",),
+        f"{len(hidden):,} of {len(ends):,} rows have EOS after the answer, and it is not scored",
+        case="some",
         example=(f"{hidden[0].row.origin}: {row_line(hidden[0], facts)}",),
     )
 
@@ -146,10 +146,8 @@ def _cut(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts) -> Finding | 
         return None
     return from_page(
         "answers-truncated",
-        "open",
-        evidence=(
-            f"{len(answers):,} of {len(ends):,} rows are full ({len(answers[0].ids):,} tokens) and end without an end "
-            "token",
-        ),
+        f"{len(answers):,} of {len(ends):,} rows are full ({len(answers[0].ids):,} tokens) and end without an end "
+        "token",
+        case="open",
         example=(f"{answers[0].row.origin}: {row_line(answers[0], facts)}",),
     )

@@ -63,8 +63,8 @@ def _too_long(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         return None
     return from_page(
         "answer-start-not-scored",
-        "tokens",
-        evidence=(f"the prompts of {len(rows):,} rows end with {text!r}; then come {missing} unscored tokens",),
+        f"the prompts of {len(rows):,} rows end with {text!r}; then come {missing} unscored tokens",
+        case="tokens",
         example=(f"{rows[0].placed.row.origin}: {row_line(rows[0].placed, facts)}",),
     )
 
@@ -86,11 +86,9 @@ def _at_odds(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         if min(early, late) >= _MIXED * len(rows):
             return from_page(
                 "answer-start-not-scored",
-                "tokens",
-                evidence=(
-                    f"{len(rows):,} rows contain {frame.decode('utf-8', 'replace')!r}: scoring begins before it in "
-                    f"{early:,}, and behind it in {late:,}; the lengths may be those of other prompts",
-                ),
+                f"{len(rows):,} rows contain {frame.decode('utf-8', 'replace')!r}: scoring begins before it in "
+                f"{early:,}, and behind it in {late:,}; the lengths may be those of other prompts",
+                case="tokens",
                 example=(f"{rows[0].placed.row.origin}: {row_line(rows[0].placed, facts)}",),
             )
     return None
@@ -109,10 +107,8 @@ def _too_short(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
     row = rows[0].placed
     return from_page(
         "prompt-end-scored",
+        f"the first {count} scored tokens are the same in {len(rows):,} rows",
+        "the token before them is too: it is one frame" if framed else "the answers may begin so: then it is right",
         severity="warning" if framed and count < _FAR else "note",
-        evidence=(
-            f"the first {count} scored tokens are the same in {len(rows):,} rows",
-            "the token before them is too: it is one frame" if framed else "the answers may begin so: then it is right",
-        ),
         example=(f"{row.row.origin}: scored first: {'·'.join(token_names(np.array(frame, dtype=np.int64), facts))}",),
     )

@@ -81,9 +81,9 @@ def _outside(rows: Sequence[BatchRow], facts: TokenFacts, ignore_index: int, voc
     )
     return from_page(
         "ids-outside-vocabulary",
-        "another ignore index" if other_ignore else "other ids",
+        *evidence,
+        case="another ignore index" if other_ignore else "other ids",
         severity="warning" if other_ignore else "error",
-        evidence=tuple(evidence),
         example=(
             f"{row.origin}: input_ids {row.ids[:8].tolist()} … {row.ids[-4:].tolist()}, "
             f"labels {row.labels[:8].tolist()} … {row.labels[-4:].tolist()}",
@@ -119,9 +119,9 @@ def _unknown(rows: Sequence[BatchRow], facts: TokenFacts) -> Finding | None:
     mostly = count >= 0.5 * total and total >= _FEWEST_TOKENS
     return from_page(
         "unknown-tokens",
-        "in the batch",
+        f"{count:,} of {total:,} tokens ({count / total:.1%}) are {facts.name(facts.unk)}",
+        case="in the batch",
         severity="error" if mostly else "warning",
-        evidence=(f"{count:,} of {total:,} tokens ({count / total:.1%}) are {facts.name(facts.unk)}",),
         example=(f"{hit.origin}: {facts.text(_inner(hit.ids, facts)[:40])[:200]!r}",),
     )
 
@@ -156,11 +156,9 @@ def _other_cuts(placed: Sequence[PlacedRow], facts: TokenFacts) -> Finding | Non
         return None
     return from_page(
         "ids-of-another-tokenizer",
-        evidence=(
-            f"the ids, decoded and encoded again: {kept:,} of {total:,} token borders came back ({kept / total:.1%})",
-            "with a tokenizer's own ids, nearly all come back",
-            *((f"letters of {len(scripts)} scripts, which change {changes:,} times in these tokens",) if mixed else ()),
-        ),
+        f"the ids, decoded and encoded again: {kept:,} of {total:,} token borders came back ({kept / total:.1%})",
+        "with a tokenizer's own ids, nearly all come back",
+        f"letters of {len(scripts)} scripts, which change {changes:,} times in these tokens" if mixed else None,
         example=(f"the decoded ids: {facts.text(worst[1][:48])!r}",),
     )
 

@@ -135,8 +135,9 @@ def _masked_language(
     evidence, example = _evidence(rows, placed, numbers, facts, expected, ignore_index)
     return from_page(
         "labels-not-inputs",
-        "masked",
-        evidence=(*evidence, "the inputs that differ from their labels are mostly the same token"),
+        *evidence,
+        "the inputs that differ from their labels are mostly the same token",
+        case="masked",
         example=example,
     )
 
@@ -153,31 +154,34 @@ def _finding(
     if group == "ahead":
         return from_page(
             "labels-shifted-twice",
-            evidence=(*evidence, "whether the model or the loss shifts them later is not known (--shifts)")
-            if shifts is None
-            else evidence,
+            *(
+                (*evidence, "whether the model or the loss shifts them later is not known (--shifts)")
+                if shifts is None
+                else evidence
+            ),
             example=example,
         )
     if group == "in_place":
-        return from_page("labels-not-shifted", evidence=evidence, example=example)
+        return from_page("labels-not-shifted", *evidence, example=example)
     if group == "behind":
         return from_page(
             "labels-shifted-wrong-way",
-            "shifted in the batch" if expected == 0 else "shifted by the model",
-            evidence=evidence,
+            *evidence,
+            case="shifted in the batch" if expected == 0 else "shifted by the model",
             example=example,
         )
     if group == "far":
-        return from_page("labels-misaligned", evidence=evidence, example=example)
+        return from_page("labels-misaligned", *evidence, example=example)
     if group == "other_row":
-        return from_page("labels-of-other-rows", evidence=evidence, example=example)
+        return from_page("labels-of-other-rows", *evidence, example=example)
     total = sum(placement.compared for placement in placed)
     agreement = sum(placement.agreement * placement.compared for placement in placed) / total
     if group == "unrelated" and agreement <= 0.2 and total >= _FEW_TOKENS:
         return from_page(
             "answer-at-prompt-positions",
+            *evidence,
+            "no shift of the labels makes them the inputs",
             severity="warning" if facts.for_encoders else "error",
-            evidence=(*evidence, "no shift of the labels makes them the inputs"),
             example=example,
         )
-    return from_page("labels-not-inputs", "changed", evidence=evidence, example=example)
+    return from_page("labels-not-inputs", *evidence, case="changed", example=example)

@@ -118,19 +118,16 @@ def _inverted(rows: Sequence[tuple[Ints, Ints]], facts: TokenFacts) -> tuple[int
 def _inverted_line(hidden: int, shown: int) -> Finding:
     return from_page(
         "attention-mask-inverted",
-        "padding",
-        evidence=(f"{hidden:,} tokens of text have 0, {shown:,} tokens of padding have 1",),
+        f"{hidden:,} tokens of text have 0, {shown:,} tokens of padding have 1",
+        case="padding",
     )
 
 
 def _inverted_table(hidden: int, scored: int) -> Finding:
     return from_page(
         "attention-mask-inverted",
-        "table",
-        evidence=(
-            f"{hidden:,} of {scored:,} scored tokens cannot attend to themselves, "
-            "and the token before can attend to them",
-        ),
+        f"{hidden:,} of {scored:,} scored tokens cannot attend to themselves, and the token before can attend to them",
+        case="table",
     )
 
 
@@ -139,26 +136,22 @@ def _added(rows: Sequence[BatchRow]) -> Finding:
     total = sum(len(row.ids) for row in rows)
     return from_page(
         "attention-mask-kind",
-        "additive",
-        evidence=(
-            f"{len(rows):,} rows with one number per token; {total - hidden:,} times 0, {hidden:,} times -9999 or less",
-        ),
+        f"{len(rows):,} rows with one number per token; {total - hidden:,} times 0, {hidden:,} times -9999 or less",
+        case="additive",
     )
 
 
 def _factors(rows: Sequence[BatchRow]) -> Finding:
     return from_page(
         "attention-mask-kind",
-        "float table",
-        evidence=(f"{len(rows):,} rows with a float mask, one entry per query and key, that holds positive numbers",),
+        f"{len(rows):,} rows with a float mask, one entry per query and key, that holds positive numbers",
+        case="float table",
     )
 
 
 def _ahead(rows: Sequence[BatchRow], ahead: int, scored: int) -> Finding:
     return from_page(
         "attention-mask-looks-ahead",
-        evidence=(
-            f"{ahead:,} of {scored:,} scored tokens can be attended to by the position that has to predict them",
-            f"{len(rows):,} rows have an attention mask with one entry per query and key",
-        ),
+        f"{ahead:,} of {scored:,} scored tokens can be attended to by the position that has to predict them",
+        f"{len(rows):,} rows have an attention mask with one entry per query and key",
     )

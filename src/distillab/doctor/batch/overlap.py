@@ -43,9 +43,9 @@ def check_tokens_overlap(
     held, own, text = first
     finding = from_page(
         "train-held-out-overlap",
-        "all" if certain else "some",
+        f"{hit:,} of {judged:,} ({hit / judged:.1%}) held-out rows have the tokens of a training row",
+        case="all" if certain else "some",
         severity="error" if certain else "warning",
-        evidence=(f"{hit:,} of {judged:,} ({hit / judged:.1%}) held-out rows have the tokens of a training row",),
         example=(f"held-out row {held}, training row {own}: {text!r}",),
     )
     return CheckResult(check=CHECK_ID, scope=scope, findings=(finding,))

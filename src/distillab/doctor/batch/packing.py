@@ -124,12 +124,10 @@ def _without_boundaries(
     around = token_names(row.placed.ids[max(0, first - 4) : first + 4], facts)
     return from_page(
         "packed-without-boundaries",
+        f"{len(packed):,} of {len(rows):,} rows; {sum(len(at) for _, at in packed):,} samples after the first of "
+        "their row",
+        "no position ids that restart, no numbered attention mask, no sequence lengths",
         severity="note" if text else "warning",
-        evidence=(
-            f"{len(packed):,} of {len(rows):,} rows; {sum(len(at) for _, at in packed):,} samples after the first of "
-            "their row",
-            "no position ids that restart, no numbered attention mask, no sequence lengths",
-        ),
         example=(f"{row.placed.row.origin}, position {first}: {'·'.join(around)}",),
     )
 
@@ -144,6 +142,6 @@ def _start_scored(restarts: Sequence[tuple[PlacedRow, Ints]], facts: TokenFacts)
     around = token_names(placed.ids[max(0, first - 4) : first + 4], facts)
     return from_page(
         "sample-start-scored",
-        evidence=(f"{sum(len(at) for _, at in hit):,} samples in {len(hit):,} rows",),
+        f"{sum(len(at) for _, at in hit):,} samples in {len(hit):,} rows",
         example=(f"{placed.row.origin}, position {first}: {'·'.join(around)}",),
     )

@@ -140,10 +140,8 @@ def _header(borders: Sequence[_Border], judged: int, facts: TokenFacts) -> Findi
     share = np.mean([border.scored / int(border.row.placed.scored.sum()) for border in borders])
     return from_page(
         "answer-header-scored",
-        evidence=(
-            f"{len(borders):,} of {judged:,} answers, by the markers of the {border.row.family_name} template",
-            f"scored before the answer: {'·'.join(token_names(tokens, facts))}; {share:.1%} of a row's scored tokens",
-        ),
+        f"{len(borders):,} of {judged:,} answers, by the markers of the {border.row.family_name} template",
+        f"scored before the answer: {'·'.join(token_names(tokens, facts))}; {share:.1%} of a row's scored tokens",
         example=(f"{border.row.placed.row.origin}: {row_line(border.row.placed, facts)}",),
     )
 
@@ -156,11 +154,9 @@ def _prompt_end(
     tokens = row.placed.ids[first - count : first]
     return from_page(
         "prompt-end-scored",
+        f"{len(hit):,} of {judged:,} answers: {counts[0]}{f' to {counts[-1]}' if len(counts) > 1 else ''} tokens",
+        fact,
         severity=severity,
-        evidence=(
-            f"{len(hit):,} of {judged:,} answers: {counts[0]}{f' to {counts[-1]}' if len(counts) > 1 else ''} tokens",
-            fact,
-        ),
         example=(
             f"{row.placed.row.origin}: scored before the answer: {'·'.join(token_names(tokens, facts))}",
             f"{row.placed.row.origin}: {row_line(row.placed, facts)}",

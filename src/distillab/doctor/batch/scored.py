@@ -67,9 +67,9 @@ def _nothing(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
     every = len(empty) == len(rows)
     return from_page(
         "all-masked-rows",
-        "all" if every else "some",
+        f"{len(empty):,} of {len(rows):,} rows have no scored label",
+        case="all" if every else "some",
         severity="error" if every else "warning",
-        evidence=(f"{len(empty):,} of {len(rows):,} rows have no scored label",),
         example=(f"{empty[0].row.origin}: {row_line(empty[0], facts)}",),
     )
 
@@ -90,11 +90,9 @@ def _padding(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
     placed = max(hit, key=lambda pair: len(pair[1]))[0]
     return from_page(
         "padding-in-loss",
+        f"{len(hit):,} of {len(rows):,} rows",
+        f"{count:,} of {scored:,} scored tokens are padding ({count / scored:.1%})",
         severity="error" if certain else "warning",
-        evidence=(
-            f"{len(hit):,} of {len(rows):,} rows",
-            f"{count:,} of {scored:,} scored tokens are padding ({count / scored:.1%})",
-        ),
         example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
     )
 
@@ -109,8 +107,8 @@ def _inverted(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None)
     placed = wrong[0].placed
     return from_page(
         "mask-inverted",
+        f"{len(wrong):,} of {len(judged):,} rows with scored tokens",
         severity="error" if learns == "answers" or len(wrong) > 1 else "warning",
-        evidence=(f"{len(wrong):,} of {len(judged):,} rows with scored tokens",),
         example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
     )
 
@@ -158,9 +156,11 @@ def _prompts(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None) 
     placed = hit[0].placed
     return from_page(
         "prompt-in-loss",
-        "prompts" if severity != "note" else "everything",
+        f"{len(hit):,} of {len(judged):,} rows",
+        fact,
+        f"{scored:,} scored tokens in all",
+        case="prompts" if severity != "note" else "everything",
         severity=severity,
-        evidence=(f"{len(hit):,} of {len(judged):,} rows", fact, f"{scored:,} scored tokens in all"),
         example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
     )
 
@@ -185,8 +185,8 @@ def _ends_alone(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         return None
     return from_page(
         "answer-start-not-scored",
-        "tokens",
-        evidence=(f"in {len(hit):,} of {len(judged):,} rows EOS is the only scored token",),
+        f"in {len(hit):,} of {len(judged):,} rows EOS is the only scored token",
+        case="tokens",
         example=(f"{hit[0].row.origin}: {row_line(hit[0], facts)}",),
     )
 
@@ -215,11 +215,9 @@ def _late(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
     left_out = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
     return from_page(
         "answer-start-not-scored",
-        "tokens",
-        evidence=(
-            f"{len(late):,} of {answers:,} answers, by the markers of the {row.family_name} template",
-            f"unscored tokens at the beginning of each: {left_out}",
-        ),
+        f"{len(late):,} of {answers:,} answers, by the markers of the {row.family_name} template",
+        f"unscored tokens at the beginning of each: {left_out}",
+        case="tokens",
         example=(f"{row.placed.row.origin}: {row_line(row.placed, facts)}",),
     )
 
@@ -241,9 +239,7 @@ def _in_words(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
     placed = hit[0].placed
     return from_page(
         "answer-start-not-scored",
-        "inside words",
-        evidence=(
-            f"{len(hit):,} of {judged:,} rows: the last unscored and the first scored token are parts of one word",
-        ),
+        f"{len(hit):,} of {judged:,} rows: the last unscored and the first scored token are parts of one word",
+        case="inside words",
         example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
     )

@@ -51,8 +51,8 @@ def _doubled(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
     row, at = hit[0]
     return from_page(
         "double-bos",
-        "twice",
-        evidence=(f"{len(hit):,} of {len(rows):,} rows contain {facts.name(facts.bos)} twice in a row",),
+        f"{len(hit):,} of {len(rows):,} rows contain {facts.name(facts.bos)} twice in a row",
+        case="twice",
         example=(f"{row.row.origin}: {'·'.join(token_names(row.ids[at : at + 8], facts))}",),
     )
 
@@ -65,8 +65,8 @@ def _before_answers(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | N
     around = row.ids[max(row.start, int(at[0]) - 4) : int(at[0]) + 5]
     return from_page(
         "double-bos",
-        "inside",
-        evidence=(f"{len(hit):,} of {len(rows):,} rows contain {facts.name(facts.bos)} where the scored part begins",),
+        f"{len(hit):,} of {len(rows):,} rows contain {facts.name(facts.bos)} where the scored part begins",
+        case="inside",
         example=(f"{row.row.origin}, position {int(at[0])}: {'·'.join(token_names(around, facts))}",),
     )
 
@@ -84,8 +84,8 @@ def _missing(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
     row = texts[0]
     return from_page(
         "bos-missing",
-        "all",
-        evidence=(f"0 of {len(texts):,} rows begin with {facts.name(facts.begins[0])}",),
+        f"0 of {len(texts):,} rows begin with {facts.name(facts.begins[0])}",
+        case="all",
         example=(f"{row.row.origin}: {'·'.join(token_names(row.ids[row.start : row.start + 8], facts))}",),
     )
 
@@ -103,11 +103,9 @@ def _beginnings_cut(texts: Sequence[PlacedRow], facts: TokenFacts) -> Finding | 
     row = bare[0]
     return from_page(
         "bos-missing",
-        "longest rows",
-        evidence=(
-            f"{begun:,} of {len(texts):,} rows begin with {facts.name(facts.begins[0])}; the other {len(bare):,} fill "
-            f"their batch ({row.stop - row.start:,} tokens) and begin in the middle of a text",
-        ),
+        f"{begun:,} of {len(texts):,} rows begin with {facts.name(facts.begins[0])}; the other {len(bare):,} fill "
+        f"their batch ({row.stop - row.start:,} tokens) and begin in the middle of a text",
+        case="longest rows",
         example=(f"{row.row.origin}: {'·'.join(token_names(row.ids[row.start : row.start + 8], facts))}",),
     )
 
@@ -124,10 +122,8 @@ def _repeated(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
     places = [other.row.origin for other, own in zip(texts, keys, strict=True) if own == key]
     return from_page(
         "duplicated-rows",
-        "batch",
-        evidence=(
-            f"{extra:,} of {len(texts):,} rows repeat another one ({extra / len(texts):.1%})",
-            f"the most frequent one occurs {most} times: {'; '.join(places[:4])}",
-        ),
+        f"{extra:,} of {len(texts):,} rows repeat another one ({extra / len(texts):.1%})",
+        f"the most frequent one occurs {most} times: {'; '.join(places[:4])}",
+        case="batch",
         example=(f"{row.row.origin}: {row_line(row, facts)}",),
     )

@@ -74,12 +74,10 @@ def _in_pieces(rows: Sequence[ReadRow], family: Family, facts: TokenFacts, piece
     tokens = row.placed.ids[row.tokens_of(begin, end)]
     return from_page(
         "markers-in-pieces",
-        "known" if known else "unknown",
+        f"{len(rows):,} rows in the template {family.name}; {pieces:,} markers in several tokens, 0 as one token",
+        "the tokenizer has a token for them" if known else "the tokenizer has no token for them",
+        case="known" if known else "unknown",
         severity="error" if known and len(rows) >= 2 else "warning",
-        evidence=(
-            f"{len(rows):,} rows in the template {family.name}; {pieces:,} markers in several tokens, 0 as one token",
-            "the tokenizer has a token for them" if known else "the tokenizer has no token for them",
-        ),
         example=(f"{row.placed.row.origin}: {'·'.join(token_names(tokens, facts))}",),
     )
 
@@ -109,11 +107,9 @@ def _ends_in_pieces(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | Non
     own = facts.tokenizer.eos_token
     return from_page(
         "markers-in-pieces",
-        "at the end",
-        evidence=(
-            f"{len(spelled):,} of {len(rows):,} rows end in {name!r}, in {len(tokens)} tokens",
-            f"the tokenizer has {'a' if has else 'no'} token for it; its own end token is {own!r}",
-        ),
+        f"{len(spelled):,} of {len(rows):,} rows end in {name!r}, in {len(tokens)} tokens",
+        f"the tokenizer has {'a' if has else 'no'} token for it; its own end token is {own!r}",
+        case="at the end",
         example=(f"{row.placed.row.origin}: {'·'.join(token_names(row.placed.ids[tokens], facts))}",),
     )
 
@@ -123,9 +119,7 @@ def _foreign(rows: Sequence[ReadRow], family: Family, own: bytes) -> Finding:
     names = [other.name for other in FAMILIES if other.markers and any(marker in own for marker in other.markers)]
     return from_page(
         "template-of-another-family",
-        evidence=(
-            f"{len(rows):,} rows in the template {family.name}",
-            f"the tokenizer's own: {names[0] if names else own.decode('utf-8', 'replace')[:80]!r}",
-        ),
+        f"{len(rows):,} rows in the template {family.name}",
+        f"the tokenizer's own: {names[0] if names else own.decode('utf-8', 'replace')[:80]!r}",
         example=(f"{row.placed.row.origin}: {row.text[:160].decode('utf-8', 'replace')!r}",),
     )

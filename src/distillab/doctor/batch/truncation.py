@@ -44,13 +44,11 @@ def cut_and_ended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | Non
         return None
     return from_page(
         "answers-truncated",
-        "ended",
-        evidence=(
-            f"{count:,} of {len(rows):,} rows have exactly {longest:,} tokens, the maximum length; any other length "
-            f"occurs at most {max(lengths.values()):,} times",
-            f"before EOS, {len(cut):,} of them end with {_listed({_last_sign(row, facts) for row in cut})}; "
-            f"the {len(shorter):,} shorter rows end with {_listed(usual)}",
-        ),
+        f"{count:,} of {len(rows):,} rows have exactly {longest:,} tokens, the maximum length; any other length "
+        f"occurs at most {max(lengths.values()):,} times",
+        f"before EOS, {len(cut):,} of them end with {_listed({_last_sign(row, facts) for row in cut})}; "
+        f"the {len(shorter):,} shorter rows end with {_listed(usual)}",
+        case="ended",
         example=(f"{cut[0].row.origin}: {row_line(cut[0], facts)}",),
     )
 

@@ -71,12 +71,10 @@ def _unknown_tokens(encoded: EncodedPart, tokenizer: PreTrainedTokenizerFast) ->
     )
     return from_page(
         "unknown-tokens",
-        "in the batch" if severity != "note" else "some",
+        f"{share(count, total)} tokens are the unknown token",
+        f"{share(sum(number > 0 for number in counts), len(counts))} rows have one or more",
+        case="in the batch" if severity != "note" else "some",
         severity=severity,
-        evidence=(
-            f"{share(count, total)} tokens are the unknown token",
-            f"{share(sum(number > 0 for number in counts), len(counts))} rows have one or more",
-        ),
         example=(f"{encoded.examples[worst].origin}: {shown(encoded.examples[worst].answer)}",),
     )
 
@@ -90,12 +88,10 @@ def _markers(examples: Sequence[Example]) -> Finding | None:
     example, text = hit[0]
     return from_page(
         "markers-in-text",
+        f"{share(len(hit), len(examples))} rows; "
+        + ", ".join(f"{name}: {times:,}" for name, times in families.most_common()),
+        f"{ends:,} of these answers end with the marker",
         severity="warning" if len(hit) >= _MANY * len(examples) else "note",
-        evidence=(
-            f"{share(len(hit), len(examples))} rows; "
-            + ", ".join(f"{name}: {times:,}" for name, times in families.most_common()),
-            f"{ends:,} of these answers end with the marker",
-        ),
         example=(f"{example.origin}: {_around_marker(text)}",),
     )
 
@@ -120,13 +116,11 @@ def _rendered(examples: Sequence[Example], template: Template) -> Finding | None
     example, _ = hit[0]
     return from_page(
         "prompts-already-rendered",
-        "twice" if twice else "once",
+        f"{share(len(hit), len(examples))} prompts are in the template "
+        + ", ".join(name for name, _ in Counter(name for _, name in hit).most_common()),
+        f"the rows are rendered in the template {template.name}",
+        case="twice" if twice else "once",
         severity="warning" if twice else "note",
-        evidence=(
-            f"{share(len(hit), len(examples))} prompts are in the template "
-            + ", ".join(name for name, _ in Counter(name for _, name in hit).most_common()),
-            f"the rows are rendered in the template {template.name}",
-        ),
         example=(f"{example.origin}: …{example.prompt[-100:]!r}",),
     )
 
@@ -147,11 +141,9 @@ def _inside(examples: Sequence[Example]) -> Finding | None:
     hit = at_end if leaks else inside
     return from_page(
         "prompts-contain-answers",
-        "at the end" if leaks else "anywhere",
+        f"of {len(pairs):,} rows with answers of {_FEWEST_WORDS} words and more:",
+        f"{share(len(inside), len(pairs))} are contained in the prompt, {len(at_end):,} of them at its end",
+        case="at the end" if leaks else "anywhere",
         severity="warning" if leaks else "note",
-        evidence=(
-            f"of {len(pairs):,} rows with answers of {_FEWEST_WORDS} words and more:",
-            f"{share(len(inside), len(pairs))} are contained in the prompt, {len(at_end):,} of them at its end",
-        ),
         example=(f"{hit[0].origin}: …{hit[0].prompt[-120:]!r}", f"answer: {shown(hit[0].answer)}"),
     )

@@ -87,8 +87,8 @@ def check_damage(examples: Sequence[Example]) -> Finding | None:
         return None
     return from_page(
         "text-damaged",
+        *tuple(f"{share(times, len(examples))} rows hold {kind}" for kind, times in kinds.most_common()),
         severity="warning" if len(rows) >= _MANY * len(examples) else "note",
-        evidence=tuple(f"{share(times, len(examples))} rows hold {kind}" for kind, times in kinds.most_common()),
         example=tuple(first[kind] for kind, _ in kinds.most_common()),
     )
 

@@ -68,9 +68,9 @@ def check_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -> 
     )
     finding = from_page(
         "lowest-loss",
-        "open prompts" if open_ else "repeated prompts",
+        *evidence,
+        case="open prompts" if open_ else "repeated prompts",
         severity="warning" if open_ else "note",
-        evidence=tuple(evidence),
         words={"advice": advice, "why": why},
     )
     return CheckResult(check=CHECK_ID, scope=scope, findings=(finding,))

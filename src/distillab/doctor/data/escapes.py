@@ -72,11 +72,9 @@ def check_escapes(examples: Sequence[Example]) -> Finding | None:
     passed_over = (f"{passed:,} further rows are about code or markup, and were not judged",) if passed else ()
     return from_page(
         "text-escaped",
+        *(f"{share(times, len(examples))} rows hold {kind}" for kind, times in kinds.most_common()),
+        *passed_over,
         severity="warning" if rows >= max(_FEWEST, _MANY * len(examples)) else "note",
-        evidence=(
-            *(f"{share(times, len(examples))} rows hold {kind}" for kind, times in kinds.most_common()),
-            *passed_over,
-        ),
         example=tuple(first[kind] for kind, _ in kinds.most_common()),
         fix=tuple(dict.fromkeys(f"{kind}: {_KINDS[kind]}" for kind, _ in kinds.most_common())),
     )

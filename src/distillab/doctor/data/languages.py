@@ -112,12 +112,10 @@ def check_languages(examples: Sequence[Example]) -> CheckResult:
     ).most_common(4)
     finding = from_page(
         "language-change",
-        "translation" if translates else "same language",
+        f"{share(len(hit), len(judged))} rows with enough text",
+        ", ".join(f"{kind}: {times:,}" for kind, times in kinds),
+        case="translation" if translates else "same language",
         severity="warning" if len(hit) >= max(_FEWEST_MANY, _MANY * len(judged)) else "note",
-        evidence=(
-            f"{share(len(hit), len(judged))} rows with enough text",
-            ", ".join(f"{kind}: {times:,}" for kind, times in kinds),
-        ),
         example=(
             f"{example.origin}: {shown(example.prompt)} ({prompt_language})",
             f"answer: {shown(example.answer)} ({answer_language})",

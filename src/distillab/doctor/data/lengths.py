@@ -54,9 +54,9 @@ def _empty(examples: Sequence[Example]) -> Finding | None:
     every = len(hit) == len(examples)
     return from_page(
         "answers-empty",
-        "all" if every else "some",
+        f"{share(len(hit), len(examples))} rows have an answer without any text",
+        case="all" if every else "some",
         severity="error" if every else "warning",
-        evidence=(f"{share(len(hit), len(examples))} rows have an answer without any text",),
         example=tuple(f"{example.origin}: {shown(example.prompt)}" for example in hit[:3]),
     )
 
@@ -73,10 +73,8 @@ def _no_room(encoded: EncodedPart) -> Finding | None:
     row, example = hit[0]
     return from_page(
         "prompts-fill-rows",
+        f"{share(len(hit), len(encoded.whole))} rows have no answer token within {encoded.max_tokens} tokens",
         severity="error" if every else "warning",
-        evidence=(
-            f"{share(len(hit), len(encoded.whole))} rows have no answer token within {encoded.max_tokens} tokens",
-        ),
         example=(f"{example.origin}: {int(row.answer_mask.argmax()):,} tokens before the answer",),
     )
 
@@ -93,13 +91,11 @@ def _cut_off(
     longest = int(lengths.argmax())
     return from_page(
         "answers-cut-off",
+        f"{share(len(hit), len(lengths))} rows have more than {encoded.max_tokens:,} tokens",
+        f"{1 - kept / int(tokens.sum()):.1%} of the answers' tokens are cut off; "
+        f"the longest row has {int(lengths.max()):,}",
+        f"99 % of the rows fit into {int(np.percentile(lengths, 99, method='higher')):,} tokens",
         severity="warning" if len(hit) >= _CUT_SHARE * len(lengths) else "note",
-        evidence=(
-            f"{share(len(hit), len(lengths))} rows have more than {encoded.max_tokens:,} tokens",
-            f"{1 - kept / int(tokens.sum()):.1%} of the answers' tokens are cut off; "
-            f"the longest row has {int(lengths.max()):,}",
-            f"99 % of the rows fit into {int(np.percentile(lengths, 99, method='higher')):,} tokens",
-        ),
         example=(f"{encoded.examples[longest].origin}: {shown(encoded.examples[longest].prompt)}",),
         words={"longest": int(lengths.max())},
     )
@@ -113,7 +109,7 @@ def _one_token(encoded: EncodedPart, tokens: np.ndarray[tuple[int], np.dtype[np.
     texts = Counter(encoded.examples[place].answer for place in hit.tolist())
     return from_page(
         "answers-one-token",
-        evidence=(f"{share(len(hit), len(tokens))} answers are one token and EOS",),
+        f"{share(len(hit), len(tokens))} answers are one token and EOS",
         example=tuple(f"{shown(text)}: {times:,} times" for text, times in texts.most_common(3)),
     )
 
@@ -124,6 +120,4 @@ def _equal(examples: Sequence[Example]) -> Finding | None:
     answer, times = Counter(example.answer.strip() for example in examples).most_common(1)[0]
     if times < _SAME_SHARE * len(examples) or not answer:
         return None
-    return from_page(
-        "answers-equal", evidence=(f"{share(times, len(examples))} rows have this answer",), example=(shown(answer),)
-    )
+    return from_page("answers-equal", f"{share(times, len(examples))} rows have this answer", example=(shown(answer),))

@@ -66,7 +66,7 @@ def check_matching(examples: Sequence[Example]) -> CheckResult:
     place, best = first
     finding = from_page(
         "answers-of-other-prompts",
-        evidence=tuple(evidence),
+        *evidence,
         example=(
             f"{examples[place].origin}: {shown(examples[place].prompt)}",
             f"its answer: {shown(examples[place].answer)}",

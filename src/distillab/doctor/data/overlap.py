@@ -70,9 +70,9 @@ def _rows(
     certain = len(exact) + len(alike) >= _LEAK * total
     return from_page(
         "train-held-out-overlap",
-        "all" if certain else "some",
+        *evidence,
+        case="all" if certain else "some",
         severity="error" if certain else "warning",
-        evidence=tuple(evidence),
         example=example,
     )
 
@@ -89,8 +89,8 @@ def _prompts(train: Sequence[Example], held_out: Sequence[Example], total: int) 
     own = known[plain_form(hit[0].prompt)]
     return from_page(
         "held-out-prompts-in-train",
+        f"{share(len(hit), total)} held-out rows",
         severity="warning" if len(hit) >= _LEAK * total else "note",
-        evidence=(f"{share(len(hit), total)} held-out rows",),
         example=(
             f"{hit[0].origin} and {own.origin}: {shown(hit[0].prompt)}",
             f"held out: {shown(hit[0].answer)}",
@@ -108,7 +108,7 @@ def _answers(train: Sequence[Example], held_out: Sequence[Example], total: int) 
     own = known[plain_form(hit[0].answer)]
     return from_page(
         "held-out-answers-in-train",
-        evidence=(f"{share(len(hit), total)} held-out rows, with answers of {_LONG_ANSWER} words and more",),
+        f"{share(len(hit), total)} held-out rows, with answers of {_LONG_ANSWER} words and more",
         example=(
             f"{hit[0].origin} and {own.origin}: {shown(hit[0].answer)}",
             f"held out: {shown(hit[0].prompt)}",

@@ -54,9 +54,9 @@ def _repeated(examples: Sequence[Example]) -> Finding | None:
     )
     return from_page(
         "duplicated-rows",
-        "data",
+        *evidence,
+        case="data",
         severity="warning" if extra_plain >= _MANY * len(examples) else "note",
-        evidence=tuple(evidence),
         example=(f"{shown(places[0].prompt)} → {shown(places[0].answer)}",),
     )
 
@@ -77,12 +77,10 @@ def _several_answers(examples: Sequence[Example]) -> Finding | None:
     first = next(example for example in examples if prompt_of(example) == prompt)
     return from_page(
         "prompts-with-several-answers",
-        "short" if labels else "long",
+        f"{share(len(several), len(answers))} prompts have different answers; {share(rows, len(examples))} rows",
+        f"one prompt has {len(own):,} different answers in {own.total():,} rows",
+        case="short" if labels else "long",
         severity="warning" if labels and rows >= _MANY * len(examples) else "note",
-        evidence=(
-            f"{share(len(several), len(answers))} prompts have different answers; {share(rows, len(examples))} rows",
-            f"one prompt has {len(own):,} different answers in {own.total():,} rows",
-        ),
         example=(
             shown(first.prompt),
             *(f"→ {shown(text)}, {times:,} times" for text, times in own.most_common(_MOST_ANSWERS_SHOWN)),

@@ -88,9 +88,9 @@ def _cut_off(texts: Sequence[TeacherText], *, plain_text: bool) -> Finding | Non
     never = len(cut) >= _ALL_CUT * len(texts) and len(texts) >= _FEWEST and not plain_text
     return from_page(
         "teacher-answers-cut-off",
-        "all" if never else "some",
+        f"{share(len(cut), len(texts))} answers were cut at the maximum length",
+        case="all" if never else "some",
         severity="error" if never else "note" if plain_text else "warning",
-        evidence=(f"{share(len(cut), len(texts))} answers were cut at the maximum length",),
         example=tuple(f"…{text.text[-100:]!r}" for text in cut[:2]),
     )
 
@@ -102,9 +102,9 @@ def _empty(texts: Sequence[TeacherText]) -> Finding | None:
     every = len(hit) == len(texts)
     return from_page(
         "teacher-answers-empty",
-        "all" if every else "some",
+        f"{share(len(hit), len(texts))} answers have no text",
+        case="all" if every else "some",
         severity="error" if every else "warning" if len(hit) >= _MANY_EMPTY * len(texts) else "note",
-        evidence=(f"{share(len(hit), len(texts))} answers have no text",),
         example=tuple(shown(text.prompt) for text in hit[:3]),
     )
 
@@ -115,11 +115,9 @@ def _loops(texts: Sequence[TeacherText]) -> Finding | None:
         return None
     return from_page(
         "teacher-answers-loop",
+        f"{share(len(hit), len(texts))} answers: more than half of their 3-grams of words occur earlier, or "
+        "their end repeats one piece",
         severity="warning" if len(hit) >= _LOOP_MANY * len(texts) else "note",
-        evidence=(
-            f"{share(len(hit), len(texts))} answers: more than half of their 3-grams of words occur earlier, or "
-            "their end repeats one piece",
-        ),
         example=tuple(f"…{text.text[-120:]!r}" for text in hit[:2]),
     )
 
@@ -130,8 +128,8 @@ def _refusals(texts: Sequence[TeacherText], references: Mapping[str, Sequence[st
         return None
     return from_page(
         "teacher-refuses",
+        f"{share(len(hit), len(texts))} answers begin like refusals, where the data set's answer does not",
         severity="warning" if len(hit) >= _MANY_REFUSALS * len(texts) else "note",
-        evidence=(f"{share(len(hit), len(texts))} answers begin like refusals, where the data set's answer does not",),
         example=tuple(f"{shown(text.prompt)} → {shown(text.text)}" for text in hit[:2]),
     )
 
@@ -143,7 +141,5 @@ def _same(texts: Sequence[TeacherText]) -> Finding | None:
     if times < _SAME_SHARE * len(texts) or not answer:
         return None
     return from_page(
-        "teacher-answers-same",
-        evidence=(f"{share(times, len(texts))} answers are the same text",),
-        example=(shown(answer),),
+        "teacher-answers-same", f"{share(times, len(texts))} answers are the same text", example=(shown(answer),)
     )

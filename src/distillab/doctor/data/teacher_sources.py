@@ -53,9 +53,9 @@ def _echoes(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]
     every = len(hit) >= _EVERY_ECHO * len(judged) and len(judged) >= _FEWEST
     return from_page(
         "teacher-repeats-prompt",
-        "all" if every else "some",
+        f"{share(len(hit), len(judged))} answers begin with the whole prompt",
+        case="all" if every else "some",
         severity="error" if every else "warning",
-        evidence=(f"{share(len(hit), len(judged))} answers begin with the whole prompt",),
         example=(shown(hit[0].prompt), f"→ {shown(hit[0].text)}"),
     )
 
@@ -73,11 +73,9 @@ def _markers(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str
     at = text.index(marker_in(text) or "")
     return from_page(
         "teacher-template-markers",
+        f"{share(len(hit), len(texts))} answers; "
+        + ", ".join(f"{name}: {times:,}" for name, times in families.most_common()),
         severity="warning" if len(hit) >= _MANY * len(texts) else "note",
-        evidence=(
-            f"{share(len(hit), len(texts))} answers; "
-            + ", ".join(f"{name}: {times:,}" for name, times in families.most_common()),
-        ),
         example=(repr(text[max(0, at - 60) : at + 60]),),
     )
 
@@ -96,11 +94,9 @@ def _languages(texts: Sequence[TeacherText], references: Mapping[str, Sequence[s
     kinds = Counter(f"{own} → {wrote}" for _, wrote, own in hit).most_common(4)
     return from_page(
         "teacher-changes-language",
+        f"{share(len(hit), len(judged))} answers that can be compared with the data set's own",
+        ", ".join(f"{kind}: {times:,}" for kind, times in kinds),
         severity="warning" if len(hit) >= max(_FEWEST_LANGUAGE, _LANGUAGE_MANY * len(judged)) else "note",
-        evidence=(
-            f"{share(len(hit), len(judged))} answers that can be compared with the data set's own",
-            ", ".join(f"{kind}: {times:,}" for kind, times in kinds),
-        ),
         example=(f"{shown(text.prompt)} → {shown(text.text)} ({wrote})",),
     )
 
@@ -114,8 +110,6 @@ def _copies(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]
         return None
     return from_page(
         "teacher-copies-reference",
-        evidence=(
-            f"{share(len(hit), len(judged))} answers of {_LONG_WORDS} words and more equal the reference word by word",
-        ),
+        f"{share(len(hit), len(judged))} answers of {_LONG_WORDS} words and more equal the reference word by word",
         example=(f"{shown(hit[0].prompt)} → {shown(hit[0].text)}",),
     )

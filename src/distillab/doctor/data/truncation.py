@@ -47,10 +47,8 @@ def _finding(what: str, unit: str, longest: int, hit: Sequence[tuple[Example, st
     example, text = hit[0]
     return from_page(
         "texts-cut-at-length",
-        evidence=(
-            f"{share(len(hit), total)} {what} have {longest:,} {unit} (or one less), and none has more",
-            "they do not end with punctuation that ends a sentence",
-        ),
+        f"{share(len(hit), total)} {what} have {longest:,} {unit} (or one less), and none has more",
+        "they do not end with punctuation that ends a sentence",
         example=(f"{example.origin}: …{shown(text[-60:])}",),
         words={"what": what, "longest": f"{longest:,}", "unit": unit},
     )

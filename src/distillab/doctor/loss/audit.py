@@ -135,17 +135,14 @@ def _unusable(caller: LossCaller, batch: LogitBatch, base: Measured) -> Finding 
     if not base.finite:
         return from_page(
             "loss-not-a-number",
-            evidence=(
-                f"value {base.value:g} on logits between {batch.teacher.min():.1f} and {batch.teacher.max():.1f}",
-            ),
+            f"value {base.value:g} on logits between {batch.teacher.min():.1f} and {batch.teacher.max():.1f}",
         )
     if not alike(base, caller(batch)):
-        return from_page("loss-not-repeatable", evidence=(f"value {base.value:.5g}, then {caller(batch).value:.5g}",))
+        return from_page("loss-not-repeatable", f"value {base.value:.5g}, then {caller(batch).value:.5g}")
     # the gradient of a sound loss is some thousandths of its value here; what is left where all cancels is rounding
     if float(base.gradient.abs().max()) <= _ROUNDING * abs(base.value):
         return from_page(
-            "loss-without-gradient",
-            evidence=(f"value {base.value:.4g}, largest gradient {base.gradient.abs().max():.1g}",),
+            "loss-without-gradient", f"value {base.value:.4g}, largest gradient {base.gradient.abs().max():.1g}"
         )
     return None
 
@@ -154,10 +151,8 @@ def _ignores_teacher(subject: Subject) -> Finding:
     by_value = bool(subject.footprint.teacher.any())
     return from_page(
         "loss-ignores-teacher",
-        evidence=(
-            "other teacher logits, at any position: "
-            + ("another value, but the same gradient" if by_value else "the same value and the same gradient"),
-        ),
+        "other teacher logits, at any position: "
+        + ("another value, but the same gradient" if by_value else "the same value and the same gradient"),
     )
 
 
@@ -176,6 +171,7 @@ def _other_than_expected(subject: Subject, fit: Fit | None, expects: str | None)
 def _is_another(stated: str, fit: Fit, *, by_name: bool) -> Finding:
     return from_page(
         "loss-another-divergence",
+        stated,
+        f"by its gradient: {fit.words} (off by {fit.off:.1e})",
         severity="warning" if by_name else "error",
-        evidence=(stated, f"by its gradient: {fit.words} (off by {fit.off:.1e})"),
     )

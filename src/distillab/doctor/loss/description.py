@@ -41,7 +41,7 @@ def description(
         if reaches_teacher
         else "no gradient flows into the teacher's logits"
     )
-    return from_page("loss-description", evidence=tuple(evidence))
+    return from_page("loss-description", *evidence)
 
 
 def _formula(subject: Subject, fit: Fit | None) -> str:

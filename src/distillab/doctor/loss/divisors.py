@@ -32,11 +32,9 @@ def divisor_findings(subject: Subject, reduction: Reduction | None, part: str, f
         findings.append(
             from_page(
                 "loss-divided-by-vocabulary",
+                *evidence,
+                f"{_change(reduction, UNUSED_TOKENS)} with 9 more unused tokens",
                 severity="error" if nats else "note" if squared else "warning",
-                evidence=(
-                    *evidence,
-                    f"{_change(reduction, UNUSED_TOKENS)} with 9 more unused tokens",
-                ),
             )
         )
     counts_it_all = divisor.kind == "attended" and _counts_all_tokens(subject)
@@ -46,7 +44,8 @@ def divisor_findings(subject: Subject, reduction: Reduction | None, part: str, f
         findings.append(
             from_page(
                 "loss-grows-with-length",
-                evidence=(*evidence, "kl_div(reduction='batchmean') does this for logits of shape (B, L, V)"),
+                *evidence,
+                "kl_div(reduction='batchmean') does this for logits of shape (B, L, V)",
             )
         )
     return findings
@@ -62,13 +61,11 @@ def _unscored(subject: Subject, reduction: Reduction, evidence: tuple[str, ...],
     padding = kind == "positions"
     return from_page(
         "loss-divides-by-unscored-positions",
+        *evidence,
+        f"{scored} of {every} positions are scored here",
+        *([f"{_change(reduction, MORE_PADDING)} with {MORE_PADDING}"] if padding else []),
+        f"{_change(reduction, MORE_PROMPT)} with {MORE_PROMPT}",
         severity="error" if padding and subject.padded else "warning",
-        evidence=(
-            *evidence,
-            f"{scored} of {every} positions are scored here",
-            *([f"{_change(reduction, MORE_PADDING)} with {MORE_PADDING}"] if padding else []),
-            f"{_change(reduction, MORE_PROMPT)} with {MORE_PROMPT}",
-        ),
     )
 
 
@@ -80,9 +77,9 @@ def _depends_on_padding(reduction: Reduction, part: str) -> list[Finding]:
     return [
         from_page(
             "loss-depends-on-padding",
-            "right" if right else "left",
+            *tuple(f"{part}: {_change(reduction, words)} with {words}" for words in changed),
+            case="right" if right else "left",
             severity="error" if right else "warning",
-            evidence=tuple(f"{part}: {_change(reduction, words)} with {words}" for words in changed),
         )
     ]
 

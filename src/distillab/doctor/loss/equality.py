@@ -55,20 +55,16 @@ def _facts(subject: Subject) -> tuple[str, str]:
 def _mistaken(subject: Subject, fit: Fit) -> Finding:
     return from_page(
         "loss-mixes-logs-and-probabilities",
-        "any",
-        evidence=(
-            f"the gradient is that of: {fit.words} (off by {fit.off:.1e})",
-            f"the mistake: {fit.formula.mistake}",
-            *_facts(subject),
-        ),
+        f"the gradient is that of: {fit.words} (off by {fit.off:.1e})",
+        f"the mistake: {fit.formula.mistake}",
+        *_facts(subject),
+        case="any",
     )
 
 
 def _only_the_likeliest() -> Finding:
     return from_page(
-        "loss-drops-teacher-tail",
-        "argmax",
-        evidence=("the gradient is that of a cross-entropy with argmax(teacher_logits)",),
+        "loss-drops-teacher-tail", "the gradient is that of a cross-entropy with argmax(teacher_logits)", case="argmax"
     )
 
 
@@ -76,7 +72,7 @@ def _upside_down(subject: Subject) -> list[Finding]:
     at_teacher, elsewhere = subject.soft_value_at_teacher, subject.soft_value
     if elsewhere >= at_teacher - 1e-4 * max(abs(at_teacher), abs(elsewhere)):
         return []
-    return [from_page("loss-not-minimal-at-teacher", "highest", evidence=_facts(subject))]
+    return [from_page("loss-not-minimal-at-teacher", *_facts(subject), case="highest")]
 
 
 def _unnormalised(subject: Subject, fit: Fit | None) -> list[Finding]:
@@ -89,12 +85,10 @@ def _unnormalised(subject: Subject, fit: Fit | None) -> list[Finding]:
     return [
         from_page(
             "loss-mixes-logs-and-probabilities",
-            "teacher",
-            evidence=(
-                f"all teacher logits plus 1, which is the same distribution: value {raised.value:.4g} instead of "
-                f"{subject.base.value:.4g}",
-                f"the positions' weights differ by a factor of {float(fit.weights.max() / fit.weights.min()):.3g}",
-            ),
+            f"all teacher logits plus 1, which is the same distribution: value {raised.value:.4g} instead of "
+            f"{subject.base.value:.4g}",
+            f"the positions' weights differ by a factor of {float(fit.weights.max() / fit.weights.min()):.3g}",
+            case="teacher",
         )
     ]
 
@@ -120,13 +114,11 @@ def _one_sided(subject: Subject, ratio: float) -> Finding:
     side = "student" if ratio > 1 else "teacher"
     return from_page(
         "loss-temperature-on-one-side",
-        "too sharp" if ratio > 1 else "too flat",
+        f"the gradient vanishes where the student's logits are {ratio:.3g} times the teacher's, not where they are "
+        "equal",
+        *_facts(subject),
+        case="too sharp" if ratio > 1 else "too flat",
         severity="error" if abs(math.log(ratio)) > _CLEARLY else "warning",
-        evidence=(
-            f"the gradient vanishes where the student's logits are {ratio:.3g} times the teacher's, not where they are "
-            "equal",
-            *_facts(subject),
-        ),
         words={"side": side, "ratio": f"{ratio:.3g}"},
     )
 
@@ -135,13 +127,11 @@ def _elsewhere(subject: Subject) -> Finding:
     distance = distance_of_best_student(subject)
     return from_page(
         "loss-not-minimal-at-teacher",
-        "not lowest",
+        *_facts(subject),
+        f"logits trained freely for {_STEPS} steps, starting at the teacher's, end {distance:.3g} nats per token "
+        "from them (forward KL)",
+        case="not lowest",
         severity="error" if distance > _FAR else "warning",
-        evidence=(
-            *_facts(subject),
-            f"logits trained freely for {_STEPS} steps, starting at the teacher's, end {distance:.3g} nats per token "
-            "from them (forward KL)",
-        ),
     )
 
 

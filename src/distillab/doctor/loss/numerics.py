@@ -56,7 +56,7 @@ def _minus_infinity(subject: Subject) -> list[Finding]:
             evidence.append(f"{words}: {what} NaN")
     if not evidence:
         return []
-    return [from_page("loss-nan-at-minus-infinity", evidence=tuple(evidence))]
+    return [from_page("loss-nan-at-minus-infinity", *evidence)]
 
 
 def _large_gaps(subject: Subject) -> list[Finding]:
@@ -68,7 +68,7 @@ def _large_gaps(subject: Subject) -> list[Finding]:
     return [
         from_page(
             "loss-not-finite-at-large-gaps",
-            evidence=(f"logits between {tried.teacher.min():.0f} and {tried.teacher.max():.0f}: value {now.value:g}",),
+            f"logits between {tried.teacher.min():.0f} and {tried.teacher.max():.0f}: value {now.value:g}",
         )
     ]
 
@@ -83,9 +83,9 @@ def _nothing_scored(subject: Subject) -> list[Finding]:
     return [
         from_page(
             "loss-nan-when-nothing-is-scored",
-            "gradient" if in_gradient else "value",
+            "all labels -100: value NaN, gradient " + ("NaN" if in_gradient else "finite"),
+            case="gradient" if in_gradient else "value",
             severity="warning" if in_gradient else "note",
-            evidence=("all labels -100: value NaN, gradient " + ("NaN" if in_gradient else "finite"),),
         )
     ]
 
@@ -116,8 +116,8 @@ def _lowers(subject: Subject) -> Finding | None:
         return None
     return from_page(
         "loss-imprecise-in-bfloat16",
-        "always",
-        evidence=(f"float32 logits were given; a softmax came out in {', '.join(low)}",),
+        f"float32 logits were given; a softmax came out in {', '.join(low)}",
+        case="always",
     )
 
 
@@ -139,11 +139,9 @@ def _bfloat16(subject: Subject) -> list[Finding]:
     return [
         from_page(
             "loss-imprecise-in-bfloat16",
-            "in bfloat16",
-            evidence=(
-                f"the same logits: value {exact.value:.4g} in float32, {rounded.value:.4g} in bfloat16",
-                f"the gradient is off by {off:.0%} of its length",
-            ),
+            f"the same logits: value {exact.value:.4g} in float32, {rounded.value:.4g} in bfloat16",
+            f"the gradient is off by {off:.0%} of its length",
+            case="in bfloat16",
         )
     ]
 
@@ -160,11 +158,9 @@ def _other_width(subject: Subject) -> list[Finding]:
     return [
         from_page(
             "loss-accepts-other-width",
+            f"{vocabulary} tokens of the student, {vocabulary + 5} of the teacher: value {now.value:.4g}",
+            f"with the teacher cut to {vocabulary} before its softmax: {subject.base.value:.4g}",
             severity="note" if cut else "warning",
-            evidence=(
-                f"{vocabulary} tokens of the student, {vocabulary + 5} of the teacher: value {now.value:.4g}",
-                f"with the teacher cut to {vocabulary} before its softmax: {subject.base.value:.4g}",
-            ),
         )
     ]
 
@@ -174,7 +170,5 @@ def input_findings(changed: tuple[str, ...]) -> list[Finding]:
     if not changed:
         return []
     return [
-        from_page(
-            "loss-changes-its-inputs", evidence=tuple(f"{side}'s logits are changed by the call" for side in changed)
-        )
+        from_page("loss-changes-its-inputs", *tuple(f"{side}'s logits are changed by the call" for side in changed))
     ]

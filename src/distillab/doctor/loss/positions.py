@@ -77,20 +77,14 @@ def pairing_findings(subject: Subject) -> list[Finding]:
         return [
             from_page(
                 "loss-reads-teacher-elsewhere",
-                "positions",
-                evidence=(
-                    f"the teacher's logits of position t change the gradient of the student's position t{offset:+d}",
-                    f"value at student = teacher: {subject.equal.value:.4g}",
-                    *shifted,
-                ),
+                f"the teacher's logits of position t change the gradient of the student's position t{offset:+d}",
+                f"value at student = teacher: {subject.equal.value:.4g}",
+                *shifted,
+                case="positions",
             )
         ]
     if subject.footprint.mixed > 0.5:
-        return [
-            from_page(
-                "loss-mixes-positions", evidence=(f"so for {subject.footprint.mixed:.0%} of the positions that count",)
-            )
-        ]
+        return [from_page("loss-mixes-positions", f"so for {subject.footprint.mixed:.0%} of the positions that count")]
     return []
 
 
@@ -105,23 +99,21 @@ def _other_rows(subject: Subject) -> Finding:
         put_back = [] if there is None else [f"value at student = the teacher's rows in that order: {there.value:.4g}"]
     return from_page(
         "loss-reads-teacher-elsewhere",
-        "rows",
-        evidence=(
-            f"{subject.footprint.elsewhere:.0%} of the teacher's positions that count change the gradient of another "
-            "row of the student, and not of the same row",
-            *((f"teacher row → student row: {', '.join(f'{of} → {to}' for of, to in moved)}",) if moved else ()),
-            f"value at student = teacher: {subject.equal.value:.4g}",
-            *put_back,
-        ),
+        f"{subject.footprint.elsewhere:.0%} of the teacher's positions that count change the gradient of another "
+        "row of the student, and not of the same row",
+        f"teacher row → student row: {', '.join(f'{of} → {to}' for of, to in moved)}" if moved else None,
+        f"value at student = teacher: {subject.equal.value:.4g}",
+        *put_back,
+        case="rows",
     )
 
 
 def _labels_not_shifted(offset: int, severity: Severity) -> Finding:
     return from_page(
         "loss-labels-not-shifted",
-        "same position" if offset == 0 else "other position",
+        f"changing labels[t] changes the gradient at logits[t{offset:+d}]; it must be logits[t-1]",
+        case="same position" if offset == 0 else "other position",
         severity=severity,
-        evidence=(f"changing labels[t] changes the gradient at logits[t{offset:+d}]; it must be logits[t-1]",),
     )
 
 
@@ -129,20 +121,18 @@ def _mask_not_shifted(subject: Subject, severity: Severity) -> Finding:
     rows = subject.batch.labels.shape[0]
     return from_page(
         "loss-mask-not-shifted",
+        "the teacher's logits count at t where labels[t] is scored; they predict labels[t+1]",
+        f"the first answer token is not scored in {rows} of {rows} rows; "
+        f"{rows} positions after the last answer token are scored",
         severity=severity,
-        evidence=(
-            "the teacher's logits count at t where labels[t] is scored; they predict labels[t+1]",
-            f"the first answer token is not scored in {rows} of {rows} rows; "
-            f"{rows} positions after the last answer token are scored",
-        ),
     )
 
 
 def _shifted_twice(what: Literal["labels", "mask"], subject: Subject) -> Finding:
     return from_page(
         "loss-labels-shifted-twice",
-        "labels" if what == "labels" else "mask",
-        evidence=(f"logits[t] are compared with {what} of t+2, not of t+1 (called with {subject.caller.given})",),
+        f"logits[t] are compared with {what} of t+2, not of t+1 (called with {subject.caller.given})",
+        case="labels" if what == "labels" else "mask",
     )
 
 
@@ -156,23 +146,19 @@ def _counted(subject: Subject, counted: Tensor, part: str) -> list[Finding]:
         findings.append(
             from_page(
                 "loss-counts-padding",
+                f"{int(padding.sum())} of {int(counted.sum())} positions that count are padding ({part})",
+                "it is given labels or a mask"
+                if subject.takes_mask
+                else "it is given neither labels nor a mask, so only its caller can remove padding",
                 severity="error" if subject.takes_mask else "warning",
-                evidence=(
-                    f"{int(padding.sum())} of {int(counted.sum())} positions that count are padding ({part})",
-                    "it is given labels or a mask"
-                    if subject.takes_mask
-                    else "it is given neither labels nor a mask, so only its caller can remove padding",
-                ),
             )
         )
     if tokens.any() and subject.takes_mask:
         findings.append(
             from_page(
                 "loss-counts-prompt",
-                evidence=(
-                    f"{int(tokens.sum())} of {int(counted.sum())} positions that count are prompt, or the last token "
-                    f"of a row ({part})",
-                ),
+                f"{int(tokens.sum())} of {int(counted.sum())} positions that count are prompt, or the last token "
+                f"of a row ({part})",
             )
         )
     return findings
@@ -184,8 +170,6 @@ def _misses(subject: Subject, missing: Tensor) -> Finding:
     last = sum(bool(missing[row][scored[row]][-1]) for row in range(len(missing)))
     return from_page(
         "loss-misses-scored-positions",
-        evidence=(
-            f"{int(missing.sum())} of {int(scored.sum())} scored positions have no influence",
-            f"the first answer token in {first} of {len(missing)} rows, the last in {last}",
-        ),
+        f"{int(missing.sum())} of {int(scored.sum())} scored positions have no influence",
+        f"the first answer token in {first} of {len(missing)} rows, the last in {last}",
     )

@@ -81,7 +81,7 @@ def temperature_findings(subject: Subject, response: TemperatureResponse | None)
         return [
             from_page(
                 "loss-temperature-without-effect",
-                evidence=(f"{name} = 1, 2 and 4 give the same value, {subject.base.value:.4g}, and the same gradient",),
+                f"{name} = 1, 2 and 4 give the same value, {subject.base.value:.4g}, and the same gradient",
             )
         ]
     findings = []
@@ -92,17 +92,15 @@ def temperature_findings(subject: Subject, response: TemperatureResponse | None)
         findings.append(
             from_page(
                 "loss-temperature-unusual-factor",
-                evidence=(f"the factor grows like T to the power {response.power:.2f}; customary are 0 and 2",),
+                f"the factor grows like T to the power {response.power:.2f}; customary are 0 and 2",
             )
         )
     if response.hard_power is not None and abs(response.hard_power) > 0.05:
         findings.append(
             from_page(
                 "loss-temperature-in-hard-part",
-                evidence=(
-                    f"the labels' gradient grows like T to the power {response.hard_power:.2f}; customary is 0",
-                    f"temperature of its logits at {name} = 2: {subject.hard.temperature:.3g}",
-                ),
+                f"the labels' gradient grows like T to the power {response.hard_power:.2f}; customary is 0",
+                f"temperature of its logits at {name} = 2: {subject.hard.temperature:.3g}",
             )
         )
     return findings
@@ -121,6 +119,6 @@ def _misplaced(subject: Subject, found: tuple[float, ...], requested: str) -> Fi
     )
     return from_page(
         "loss-temperature-misplaced",
+        f"{subject.caller.temperature} = {requested} gives softmax temperatures {words}: {why}",
         severity="error" if inverted or constant else "warning",
-        evidence=(f"{subject.caller.temperature} = {requested} gives softmax temperatures {words}: {why}",),
     )

@@ -35,11 +35,9 @@ def softmax_findings(subject: Subject) -> list[Finding]:
             return [
                 from_page(
                     "loss-softmax-over-wrong-dimension",
-                    evidence=(
-                        f"a number added to all of the {model}'s logits of a position changes the value from "
-                        f"{subject.base.value:.4g} to {right.value:.4g}; a softmax over tokens would not change",
-                        f"a number added to one token at all positions does not: {wrong.value:.4g}",
-                    ),
+                    f"a number added to all of the {model}'s logits of a position changes the value from "
+                    f"{subject.base.value:.4g} to {right.value:.4g}; a softmax over tokens would not change",
+                    f"a number added to one token at all positions does not: {wrong.value:.4g}",
                 )
             ]
     return []
@@ -62,16 +60,15 @@ def token_findings(subject: Subject) -> list[Finding]:
     if other is not None and abs(other.value - subject.base.value) > 1e-4 * abs(subject.base.value):
         findings.append(
             from_page(
-                "loss-depends-on-token-order",
-                evidence=(f"value {subject.base.value:.4g}; with renamed tokens {other.value:.4g}",),
+                "loss-depends-on-token-order", f"value {subject.base.value:.4g}; with renamed tokens {other.value:.4g}"
             )
         )
     if _is_blind(subject):
         findings.append(
             from_page(
                 "loss-blind-to-token-identity",
+                "the teacher's logits in another order of tokens give the same value and gradient",
                 severity="note" if subject.hard.offset is not None else "warning",
-                evidence=("the teacher's logits in another order of tokens give the same value and gradient",),
             )
         )
     else:
@@ -97,12 +94,10 @@ def _tail_findings(subject: Subject) -> list[Finding]:
     return [
         from_page(
             "loss-drops-teacher-tail",
-            "top k",
-            evidence=(
-                f"only the teacher's {kept} most likely of {order.shape[-1]} tokens have an influence",
-                f"gradient at student = teacher: {subject.left_at_teacher:.1%} of that at independent logits",
-                f"the student's other tokens have {'a' if tail_is_seen else 'no'} gradient",
-            ),
+            f"only the teacher's {kept} most likely of {order.shape[-1]} tokens have an influence",
+            f"gradient at student = teacher: {subject.left_at_teacher:.1%} of that at independent logits",
+            f"the student's other tokens have {'a' if tail_is_seen else 'no'} gradient",
+            case="top k",
         )
     ]
 

@@ -98,4 +98,4 @@ def _nats(model: PreTrainedModel, subject: PairSubject, rows: list[EncodedRow]) 
 
 
 def _mismatch(figures: str, *, begins: bool) -> Finding:
-    return from_page("teacher-begin-token", "with" if begins else "without", evidence=(figures,))
+    return from_page("teacher-begin-token", figures, case="with" if begins else "without")

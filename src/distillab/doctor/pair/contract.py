@@ -40,12 +40,12 @@ def _unrelated(contract: TokenizerContract, *, compared: bool) -> Finding:
     )
     if not compared:
         return from_page(
-            "pair-ids-unrelated", "not compared", evidence=evidence, example=side_by_side_lines(contract.example)
+            "pair-ids-unrelated", *evidence, case="not compared", example=side_by_side_lines(contract.example)
         )
     return from_page(
         "pair-ids-unrelated",
-        "compared",
-        evidence=evidence,
+        *evidence,
+        case="compared",
         example=(*side_by_side_lines(contract.example), *(f"would train: {line}" for line in contract.would_train)),
         fix=pair_check(contract).ways_out,
     )
@@ -59,19 +59,21 @@ def _wider(contract: TokenizerContract) -> Finding:
     )
     return from_page(
         "pair-vocabulary-wider",
-        evidence=(contract.reason, *sides, *([extra] if extra else [])),
+        contract.reason,
+        *sides,
+        *([extra] if extra else []),
         words={"shared_ids": f"{contract.shared_width:,}", "shared_width": contract.shared_width},
     )
 
 
 def _too_narrow(dangers: list[str]) -> Finding:
-    return from_page("pair-logits-too-narrow", evidence=tuple(dangers))
+    return from_page("pair-logits-too-narrow", *dangers)
 
 
 def _reads_otherwise(contract: TokenizerContract, notes: list[str]) -> Finding:
     return from_page(
         "pair-reads-otherwise",
-        evidence=tuple(notes),
+        *notes,
         example=side_by_side_lines(contract.probes_differ[0]) if contract.probes_differ else (),
     )
 

@@ -67,12 +67,10 @@ def _in_train_mode(noisy: list[tuple[str, nn.Module]], first: Tensor, second: Te
     more = len(named) - _NAMES_SHOWN
     return from_page(
         "teacher-in-train-mode",
-        evidence=(
-            _apart(first, second),
-            f"modules with dropout: {', '.join(named[:_NAMES_SHOWN])}" + (f" and {more} more" if more > 0 else ""),
-        ),
+        _apart(first, second),
+        f"modules with dropout: {', '.join(named[:_NAMES_SHOWN])}" + (f" and {more} more" if more > 0 else ""),
     )
 
 
 def _not_repeatable(first: Tensor, second: Tensor) -> Finding:
-    return from_page("teacher-not-repeatable", evidence=(_apart(first, second),))
+    return from_page("teacher-not-repeatable", _apart(first, second))

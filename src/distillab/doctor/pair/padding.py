@@ -64,18 +64,14 @@ def _unused(subject: PairSubject, width: int) -> Tensor:
 def _padding(mass: Tensor, unused: int, width: int) -> Finding:
     return from_page(
         "logits-beyond-tokenizer",
-        evidence=(
-            f"{unused:,} of {width:,} logits belong to no token",
-            f"they get {float(mass.mean()):.1%} of the probability on average, {float(mass.max()):.1%} at most",
-        ),
+        f"{unused:,} of {width:,} logits belong to no token",
+        f"they get {float(mass.mean()):.1%} of the probability on average, {float(mass.max()):.1%} at most",
     )
 
 
 def _unshared(beyond: Tensor, shared: int, width: int) -> Finding:
     return from_page(
         "teacher-outside-shared-ids",
-        evidence=(
-            f"the shared ids are those below {shared:,} of the teacher's {width:,}",
-            f"{float(beyond.mean()):.1%} of its probability is on the other ids, on average over the data's positions",
-        ),
+        f"the shared ids are those below {shared:,} of the teacher's {width:,}",
+        f"{float(beyond.mean()):.1%} of its probability is on the other ids, on average over the data's positions",
     )

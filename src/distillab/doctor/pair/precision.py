@@ -117,26 +117,22 @@ def _not_finite(largest: Largest, name: str, broken: int, tokens: int) -> Findin
     where = f"first in module {largest.broken}" if largest.broken else "only in the logits"
     return from_page(
         "teacher-logits-not-finite",
-        evidence=(
-            f"at {broken} of {tokens} positions NaN, +inf, or −inf throughout; {where}",
-            f"the teacher is in {name}; the largest finite magnitude is {largest.value:.3g}",
-        ),
+        f"at {broken} of {tokens} positions NaN, +inf, or −inf throughout; {where}",
+        f"the teacher is in {name}; the largest finite magnitude is {largest.value:.3g}",
     )
 
 
 def _imprecise(name: str, kl: float, exact: Largest) -> Finding:
     return from_page(
         "teacher-imprecise",
-        evidence=(
-            f"KL(float32 ‖ {name}) {kl:.3g} nats per token",
-            f"largest magnitude in float32: {exact.value:.3g}, in {exact.module}",
-        ),
+        f"KL(float32 ‖ {name}) {kl:.3g} nats per token",
+        f"largest magnitude in float32: {exact.value:.3g}, in {exact.module}",
     )
 
 
 def _overflows(largest: Largest, *, in_use: bool) -> Finding:
     return from_page(
         "teacher-overflows-float16",
+        f"largest magnitude {largest.value:.4g} in {largest.module}; float16 ends at {FLOAT16_MAX:,.0f}",
         severity="warning" if in_use else "note",
-        evidence=(f"largest magnitude {largest.value:.4g} in {largest.module}; float16 ends at {FLOAT16_MAX:,.0f}",),
     )

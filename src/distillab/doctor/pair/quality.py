@@ -114,13 +114,11 @@ def _against_student(
 def _below_unigram(own: float, uniform: float, unigram: float, scores: RowScores) -> Finding:
     return from_page(
         "teacher-below-unigram",
-        "below uniform" if own > uniform else "below unigram",
-        evidence=(
-            f"teacher {own:.2f} nats per token, unigram model {unigram:.2f}, log V {uniform:.2f}",
-            f"over {int(scores.tokens.sum()):,} tokens of {len(scores.keys)} rows",
-        ),
+        f"teacher {own:.2f} nats per token, unigram model {unigram:.2f}, log V {uniform:.2f}",
+        f"over {int(scores.tokens.sum()):,} tokens of {len(scores.keys)} rows",
+        case="below uniform" if own > uniform else "below unigram",
     )
 
 
 def _below_student(evidence: str) -> Finding:
-    return from_page("teacher-below-student", evidence=(evidence,))
+    return from_page("teacher-below-student", evidence)

@@ -77,11 +77,12 @@ def _judged(here: _Correlation, best: _Correlation) -> Finding | None:
     if best.value > _LEAST and best.value - here.value > _SURE * math.hypot(here.error, best.error):
         return from_page(
             "scores-shifted",
-            evidence=(line, f"read {abs(best.offset)} {'later' if best.offset > 0 else 'earlier'}: {best.value:.2f}"),
+            line,
+            f"read {abs(best.offset)} {'later' if best.offset > 0 else 'earlier'}: {best.value:.2f}",
             words={"offset": f"{best.offset:+d}"},
         )
     if here.value < max(_LEAST, 3 * here.error):
-        return from_page("scores-unrelated", evidence=(line,))
+        return from_page("scores-unrelated", line)
     return None
 
 

@@ -119,8 +119,9 @@ def _worse(
     shown = readers[best.name].encoder.template.render_prompt(examples[0])
     return from_page(
         "teacher-template",
-        "own template" if best.name.startswith("the ") else "another template",
-        evidence=(f"bits per byte of the same answers: {', '.join(figures)}", f"the run's template: {used.name}"),
+        f"bits per byte of the same answers: {', '.join(figures)}",
+        f"the run's template: {used.name}",
+        case="own template" if best.name.startswith("the ") else "another template",
         example=(f"{best.name}: {shown[-160:]!r}",),
         words={"name": best.name},
     )

@@ -189,9 +189,9 @@ def _unrelated(measures: Measures, found: Verdict, evidence: tuple[str, ...]) ->
     )
     return from_page(
         "teacher-signal-unrelated",
-        "sure" if found.sure else "likely",
+        *evidence,
+        case="sure" if found.sure else "likely",
         severity="error" if found.sure else "warning",
-        evidence=evidence,
         words={"vocabulary": vocabulary},
     )
 
@@ -200,9 +200,9 @@ def _shifted(measures: Measures, found: Verdict, evidence: tuple[str, ...]) -> F
     offset = shifted_by(measures)
     return from_page(
         "teacher-signal-shifted",
-        "sure" if found.sure else "likely",
+        *evidence,
+        case="sure" if found.sure else "likely",
         severity="error" if found.sure else "warning",
-        evidence=evidence,
         words={"offset": f"{offset:+d}"},
     )
 
@@ -216,7 +216,7 @@ def _of_other_rows(measures: Measures, found: Verdict, evidence: tuple[str, ...]
         figures = (*figures, f"e.g. the signal of examined row {row} (counted from 0) is stored at row {signal}")
     return from_page(
         "teacher-signal-of-other-rows",
-        "sure" if found.sure else "likely",
+        *figures,
+        case="sure" if found.sure else "likely",
         severity="error" if found.sure else "warning",
-        evidence=figures,
     )

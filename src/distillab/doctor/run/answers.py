@@ -64,10 +64,8 @@ def _never_stops(record: RunRecord, expected: float | None, answers: Sequence[st
         return None
     return from_page(
         "never-stops",
-        evidence=(
-            f"{stopped:.0%} of {record.evaluation.n('generations')} answers end by EOS within {room} tokens",
-            f"the held-out answers have {expected:.1f} tokens on average, EOS included",
-        ),
+        f"{stopped:.0%} of {record.evaluation.n('generations')} answers end by EOS within {room} tokens",
+        f"the held-out answers have {expected:.1f} tokens on average, EOS included",
         example=_shown(answers),
     )
 
@@ -81,7 +79,7 @@ def _repeats(answers: Sequence[str]) -> Finding | None:
         return None
     return from_page(
         "repeats-itself",
-        evidence=(f"{len(looping)} of {len(answers)} answers: more than half of their groups of three words repeat",),
+        f"{len(looping)} of {len(answers)} answers: more than half of their groups of three words repeat",
         example=_shown(looping),
     )
 
@@ -100,9 +98,7 @@ def same_answer(answers: Sequence[str]) -> Finding | None:
     answer, times = Counter(text.strip() for text in answers).most_common(1)[0]
     if times < _SAME_SHARE * len(answers):
         return None
-    return from_page(
-        "same-answer", evidence=(f"{times} of {len(answers)} answers are the same text",), example=_shown([answer])
-    )
+    return from_page("same-answer", f"{times} of {len(answers)} answers are the same text", example=_shown([answer]))
 
 
 def _nearly_empty(record: RunRecord, expected: float | None, answers: Sequence[str]) -> Finding | None:
@@ -111,10 +107,8 @@ def _nearly_empty(record: RunRecord, expected: float | None, answers: Sequence[s
         return None
     return from_page(
         "answers-nearly-empty",
-        evidence=(
-            f"{mean:.2f} tokens an answer on average, EOS included",
-            f"the held-out answers have {expected:.1f}",
-        ),
+        f"{mean:.2f} tokens an answer on average, EOS included",
+        f"the held-out answers have {expected:.1f}",
         example=_shown(answers),
     )
 

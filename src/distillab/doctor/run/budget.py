@@ -35,10 +35,8 @@ def check_budget(series: RunSeries) -> CheckResult:
         return CheckResult(check="run-budget", scope=scope)
     finding = from_page(
         "budget-too-small",
-        evidence=(
-            f"held-out {late[0][1]:.4g} at step {late[0][0]:,}, {last:.4g} at step {held_out[-1][0]:,}, the last",
-            f"at that rate {more_steps:,.0f} more steps would lower it by another {gain:.3g} ({gain / last:.0%})",
-        ),
+        f"held-out {late[0][1]:.4g} at step {late[0][0]:,}, {last:.4g} at step {held_out[-1][0]:,}, the last",
+        f"at that rate {more_steps:,.0f} more steps would lower it by another {gain:.3g} ({gain / last:.0%})",
     )
     return CheckResult(check="run-budget", scope=scope, findings=(finding,))
 
@@ -58,7 +56,7 @@ def check_differences(results: StudyResults) -> CheckResult:
         return CheckResult(check="study-differences", scope=scope)
     finding = from_page(
         "difference-below-interval",
-        evidence=tuple(
+        *tuple(
             f"{arm.name}: {arm.against_sft.mean:+.3f} nats per token, {_interval(arm.against_sft)} "
             f"({arm.against_sft.measured_on or plural(len(arm.seeds), 'seed')})"
             for arm in unclear

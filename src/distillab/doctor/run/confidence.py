@@ -33,7 +33,7 @@ def check_confidence(series: RunSeries) -> CheckResult:
     evidence = _logged(errors[-1]) if errors else _surer(both)
     if not evidence:
         return CheckResult(check="run-confidence", scope=scope)
-    finding = from_page("over-confident", evidence=evidence)
+    finding = from_page("over-confident", *evidence)
     return CheckResult(check="run-confidence", scope=scope, findings=(finding,))
 
 

@@ -34,9 +34,9 @@ def never_changes(name: str, values: Sequence[float], severity: Severity) -> Fin
     """Return the finding of a term or part of the loss with one value."""
     return from_page(
         "term-never-changes",
-        "zero" if values[0] == 0 else "constant",
+        f"{name}: {values[0]:.6g} at all {len(values):,} steps, though batches and weights change",
+        case="zero" if values[0] == 0 else "constant",
         severity=severity,
-        evidence=(f"{name}: {values[0]:.6g} at all {len(values):,} steps, though batches and weights change",),
     )
 
 
@@ -65,8 +65,8 @@ def _loss(series: RunSeries) -> Finding | None:
     certain = min(series.facts.significant_digits, significant_digits(values[0])) >= _CERTAIN_DIGITS
     return from_page(
         "loss-never-changes",
+        f"{values[0]!r} at all {len(values):,} entries, from step {series.steps[0].step:,} on",
         severity="error" if certain else "warning",
-        evidence=(f"{values[0]!r} at all {len(values):,} entries, from step {series.steps[0].step:,} on",),
     )
 
 
@@ -77,9 +77,9 @@ def _norm(series: RunSeries) -> Finding | None:
     clipped = significant_digits(round(values[0], 4)) <= 1
     return from_page(
         "gradient-norm-never-changes",
-        "clipped" if clipped else "constant",
+        f"{values[0]:.6g} at all {len(values):,} entries",
+        case="clipped" if clipped else "constant",
         severity="note" if clipped else "warning",
-        evidence=(f"{values[0]:.6g} at all {len(values):,} entries",),
     )
 
 
@@ -91,8 +91,6 @@ def _evaluation(series: RunSeries) -> Finding | None:
         return None
     return from_page(
         "evaluation-never-changes",
-        "accuracy",
-        evidence=(
-            f"{values[0]!r} at all {len(values):,} measurements; held-out loss {losses[0]:.4g} to {losses[-1]:.4g}",
-        ),
+        f"{values[0]!r} at all {len(values):,} measurements; held-out loss {losses[0]:.4g} to {losses[-1]:.4g}",
+        case="accuracy",
     )

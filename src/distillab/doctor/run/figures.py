@@ -36,8 +36,8 @@ def _negative(series: RunSeries) -> Finding | None:
     certain = series.facts.in_nats and len(below) == len(values)
     return from_page(
         "loss-negative",
+        f"{len(below):,} of {len(values):,} losses, {min(below):.4g} at the lowest",
         severity="error" if certain else "warning",
-        evidence=(f"{len(below):,} of {len(values):,} losses, {min(below):.4g} at the lowest",),
     )
 
 
@@ -57,11 +57,9 @@ def _never_added(series: RunSeries) -> Finding | None:
         return None
     return from_page(
         "term-without-effect",
-        "not added",
-        evidence=(
-            f"loss is {whole[0]} to the last digit at {len(points):,} entries",
-            f"not in it: {', '.join(rest)}",
-        ),
+        f"loss is {whole[0]} to the last digit at {len(points):,} entries",
+        f"not in it: {', '.join(rest)}",
+        case="not added",
     )
 
 
@@ -73,7 +71,7 @@ def _evaluation_is_training(series: RunSeries) -> Finding | None:
         return None
     return from_page(
         "evaluation-is-training",
-        evidence=(f"{len(pairs):,} held-out losses, equal to the training loss of their step to the last digit",),
+        f"{len(pairs):,} held-out losses, equal to the training loss of their step to the last digit",
     )
 
 

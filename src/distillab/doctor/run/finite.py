@@ -53,7 +53,8 @@ def _loss(series: RunSeries) -> Finding | None:
     step, where, what = min(bad, key=lambda item: item[0])
     return from_page(
         "loss-not-finite",
-        evidence=(f"first at step {step:,}: {what} ({where})", f"{len(bad):,} such values"),
+        f"first at step {step:,}: {what} ({where})",
+        f"{len(bad):,} such values",
         example=_around(series.steps, step),
     )
 
@@ -71,10 +72,8 @@ def _nan_as_zero(points: Sequence[StepPoint], bad: Sequence[StepPoint]) -> Findi
         return None
     return from_page(
         "nan-shown-as-zero",
-        evidence=(
-            f"first at step {bad[0].step:,}: loss 0.0, grad_norm {bad[0].grad_norm} ({bad[0].where})",
-            f"{len(bad):,} of {len(points):,} entries",
-        ),
+        f"first at step {bad[0].step:,}: loss 0.0, grad_norm {bad[0].grad_norm} ({bad[0].where})",
+        f"{len(bad):,} of {len(points):,} entries",
         example=_around(points, bad[0].step),
     )
 
@@ -91,12 +90,10 @@ def _zero(zeros: Sequence[StepPoint], points: Sequence[StepPoint]) -> Finding | 
     norms = {p.grad_norm for p in zeros}
     return from_page(
         "loss-exactly-zero",
+        f"first at step {zeros[0].step:,} ({zeros[0].where}); {len(zeros):,} of {len(points):,} entries",
+        f"the entry before: {before[-1]:g}" if before else None,
+        f"gradient norm at these entries: {', '.join(map(str, list(norms)[:3]))}".replace("None", "not logged"),
         severity="error" if certain else "warning",
-        evidence=(
-            f"first at step {zeros[0].step:,} ({zeros[0].where}); {len(zeros):,} of {len(points):,} entries",
-            *((f"the entry before: {before[-1]:g}",) if before else ()),
-            f"gradient norm at these entries: {', '.join(map(str, list(norms)[:3]))}".replace("None", "not logged"),
-        ),
         example=_around(points, zeros[0].step),
     )
 
@@ -111,11 +108,9 @@ def _gradient(points: Sequence[StepPoint]) -> Finding | None:
     settling = all(p.step <= _SCALER_SETTLES for p in bad) or len(bad) < _RARE * len(with_norm)
     return from_page(
         "gradient-not-finite",
+        f"first at step {bad[0].step:,}: grad_norm {bad[0].grad_norm}, loss {bad[0].loss} ({bad[0].where})",
+        f"{len(bad):,} of {len(with_norm):,} entries",
         severity="error" if at_the_end else "note" if settling else "warning",
-        evidence=(
-            f"first at step {bad[0].step:,}: grad_norm {bad[0].grad_norm}, loss {bad[0].loss} ({bad[0].where})",
-            f"{len(bad):,} of {len(with_norm):,} entries",
-        ),
         example=_around(points, bad[0].step),
     )
 

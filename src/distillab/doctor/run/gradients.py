@@ -40,12 +40,10 @@ def _zero(series: RunSeries) -> Finding | None:
     still = ends is not None and not ends.fell(0.02)
     return from_page(
         "gradient-zero",
-        "loss still" if still else "loss falls",
+        f"grad_norm 0 at {len(zeros):,} of {len(points):,} entries, the first at step {zeros[0].step:,}",
+        f"training loss {ends.head:.4g} at the start, {ends.tail:.4g} at the end" if ends else None,
+        case="loss still" if still else "loss falls",
         severity="error" if still else "warning",
-        evidence=(
-            f"grad_norm 0 at {len(zeros):,} of {len(points):,} entries, the first at step {zeros[0].step:,}",
-            *((f"training loss {ends.head:.4g} at the start, {ends.tail:.4g} at the end",) if ends else ()),
-        ),
     )
 
 
@@ -65,12 +63,10 @@ def _explodes(series: RunSeries) -> Finding | None:
         return None
     return from_page(
         "gradient-explodes",
-        "growth" if grown else "spikes",
-        evidence=(
-            f"median {usual:.3g}; {ends.head:.3g} early, {ends.tail:.3g} at the end",
-            f"largest {values[largest]:.3g} at step {norms[largest][0]:,}",
-            *((f"{len(lone)} steps above {_LONE:.0f} times the median",) if lone else ()),
-        ),
+        f"median {usual:.3g}; {ends.head:.3g} early, {ends.tail:.3g} at the end",
+        f"largest {values[largest]:.3g} at step {norms[largest][0]:,}",
+        f"{len(lone)} steps above {_LONE:.0f} times the median" if lone else None,
+        case="growth" if grown else "spikes",
     )
 
 

@@ -50,12 +50,10 @@ def _never_changes(series: RunSeries) -> Finding | None:
     certain = series.facts.significant_digits >= 6 or _moved(series, by=0.2)
     return from_page(
         "evaluation-never-changes",
-        "loss",
+        f"{len(values)} measurements from step {points[0][0]:,} to {points[-1][0]:,}, all {values[0]!r}",
+        _training_line(series),
+        case="loss",
         severity="error" if certain else "warning",
-        evidence=(
-            f"{len(values)} measurements from step {points[0][0]:,} to {points[-1][0]:,}, all {values[0]!r}",
-            _training_line(series),
-        ),
     )
 
 
@@ -72,14 +70,12 @@ def _above_uniform(series: RunSeries, held_out: _Curve) -> Finding | None:
     kd_alone = bool(series.term_names) and CROSS_ENTROPY not in series.term_names
     return from_page(
         "held-out-above-uniform",
-        "distillation alone" if kd_alone else "any loss",
+        f"held-out {last:.3f} nats per token at step {step:,}; log V, a uniform guess, is {uniform:.3f}",
+        _start_line(held_out),
+        _training_line(series),
+        *_epoch_line(series, early),
+        case="distillation alone" if kd_alone else "any loss",
         severity="error" if never_better else "warning",
-        evidence=(
-            f"held-out {last:.3f} nats per token at step {step:,}; log V, a uniform guess, is {uniform:.3f}",
-            _start_line(held_out),
-            _training_line(series),
-            *_epoch_line(series, early),
-        ),
         example=_curve_lines(held_out),
     )
 
@@ -101,17 +97,15 @@ def _above_unigram(series: RunSeries, held_out: _Curve) -> Finding | None:
     ]
     return from_page(
         "held-out-never-below-unigram",
-        "in the first epochs" if contradictions else "later",
-        severity="error" if contradictions else "warning",
-        evidence=(
-            f"best held-out {min(value for _, value in after_start):.3f} nats per token; the unigram line "
-            f"(token frequencies alone) is {unigram:.3f}",
-            _training_line(series),
-            *(
-                f"step {step:,}, epoch {series.epoch_at(step) or 0:.2f}: training {near:.3f}, held-out {value:.3f}"
-                for step, near, value in contradictions[:2]
-            ),
+        f"best held-out {min(value for _, value in after_start):.3f} nats per token; the unigram line "
+        f"(token frequencies alone) is {unigram:.3f}",
+        _training_line(series),
+        *(
+            f"step {step:,}, epoch {series.epoch_at(step) or 0:.2f}: training {near:.3f}, held-out {value:.3f}"
+            for step, near, value in contradictions[:2]
         ),
+        case="in the first epochs" if contradictions else "later",
+        severity="error" if contradictions else "warning",
         example=_curve_lines(held_out),
     )
 
@@ -123,9 +117,7 @@ def _above_start(series: RunSeries, held_out: _Curve) -> Finding | None:
     if last <= first * (1 + _OVERFIT):
         return None
     return from_page(
-        "held-out-worse-than-untrained",
-        evidence=(_start_line(held_out), _training_line(series)),
-        example=_curve_lines(held_out),
+        "held-out-worse-than-untrained", _start_line(held_out), _training_line(series), example=_curve_lines(held_out)
     )
 
 
@@ -146,11 +138,9 @@ def _overfitting(series: RunSeries, held_out: _Curve) -> Finding | None:
         return None
     return from_page(
         "overfitting",
-        evidence=(
-            f"held-out {best:.4g} at step {best_step:,}, its best; {last:.4g} at step {step:,}, the last",
-            *((f"the best is after {epoch:.1f} passes over the training rows",) if epoch else ()),
-            _training_line(series),
-        ),
+        f"held-out {best:.4g} at step {best_step:,}, its best; {last:.4g} at step {step:,}, the last",
+        f"the best is after {epoch:.1f} passes over the training rows" if epoch else None,
+        _training_line(series),
         example=_curve_lines(held_out),
         words={"best_step": f"{best_step:,}", "steps": best_step},
     )

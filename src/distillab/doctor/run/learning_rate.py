@@ -69,13 +69,11 @@ def _diverges(series: RunSeries) -> Finding | None:
     worse_than_nothing = _above_uniform(series)
     return from_page(
         "loss-diverges",
-        "later",
+        f"{ends.head:.4g} at the start, {smooth[best]:.4g} near step {at:,}, {ends.tail:.4g} at the end",
+        f"learning rate at most {peak[1]:.3g}, first at step {peak[0]:,}" if peak else None,
+        f"log V, a uniform guess: {series.facts.uniform_nats:.3f}" if worse_than_nothing else None,
+        case="later",
         severity="error" if worse_than_nothing else "warning",
-        evidence=(
-            f"{ends.head:.4g} at the start, {smooth[best]:.4g} near step {at:,}, {ends.tail:.4g} at the end",
-            *((f"learning rate at most {peak[1]:.3g}, first at step {peak[0]:,}",) if peak else ()),
-            *((f"log V, a uniform guess: {series.facts.uniform_nats:.3f}",) if worse_than_nothing else ()),
-        ),
         example=_curve(series),
     )
 
@@ -113,12 +111,10 @@ def _thrown_at_the_start(series: RunSeries) -> Finding | None:
     rates = [value for _, value in series.learning_rates()]
     return from_page(
         "loss-diverges",
-        "early",
-        evidence=(
-            f"{first:.4g} at the first step; median of the {window:,} steps after it: {high:.4g}, at most "
-            f"{max(early):.4g}; {values[-1]:.4g} at the last step",
-            *((f"learning rate at most {max(rates):.3g}",) if rates else ()),
-        ),
+        f"{first:.4g} at the first step; median of the {window:,} steps after it: {high:.4g}, at most "
+        f"{max(early):.4g}; {values[-1]:.4g} at the last step",
+        f"learning rate at most {max(rates):.3g}" if rates else None,
+        case="early",
         example=_curve(series),
     )
 
@@ -159,10 +155,8 @@ def _spikes(series: RunSeries) -> Finding | None:
     worst = max(found, key=lambda place: values[place])
     return from_page(
         "loss-spikes",
-        evidence=(
-            f"{len(found)} spikes above {factor:g} times the neighbours; first at step {losses[found[0]][0]:,}",
-            f"the largest: {values[worst]:.4g} at step {losses[worst][0]:,}",
-        ),
+        f"{len(found)} spikes above {factor:g} times the neighbours; first at step {losses[found[0]][0]:,}",
+        f"the largest: {values[worst]:.4g} at step {losses[worst][0]:,}",
         example=tuple(
             f"step {losses[place][0]}: loss {values[place]:.4g}"
             for place in range(max(0, worst - 2), min(len(values), worst + 3))
@@ -192,17 +186,11 @@ def _too_low(series: RunSeries) -> Finding | None:
     rates = [value for _, value in series.learning_rates()]
     return from_page(
         "learning-rate-too-low",
-        evidence=(
-            f"training loss {ends.head:.4g} at the start, {ends.tail:.4g} after {steps[-1] - steps[0]:,} steps",
-            f"{-rate * 1000:.3g} in 1,000 steps, not slowing: {goal:.4g} ({name}) would take "
-            f"{(ends.tail - goal) / -rate:,.0f} more steps",
-            *((f"learning rate at most {max(rates):.3g}",) if rates else ()),
-            *(
-                (f"gradient norm {trend(norms).head:.3g} at the start, {trend(norms).tail:.3g} at the end",)
-                if norms
-                else ()
-            ),
-        ),
+        f"training loss {ends.head:.4g} at the start, {ends.tail:.4g} after {steps[-1] - steps[0]:,} steps",
+        f"{-rate * 1000:.3g} in 1,000 steps, not slowing: {goal:.4g} ({name}) would take "
+        f"{(ends.tail - goal) / -rate:,.0f} more steps",
+        f"learning rate at most {max(rates):.3g}" if rates else None,
+        f"gradient norm {trend(norms).head:.3g} at the start, {trend(norms).tail:.3g} at the end" if norms else None,
     )
 
 

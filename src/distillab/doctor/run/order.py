@@ -33,11 +33,9 @@ def _out_of_order(points: Sequence[StepPoint]) -> Finding | None:
     again = [f"{b.where}: step {b.step} after step {a.step}{_epochs(a, b)}" for a, b in back[:3]]
     return from_page(
         "steps-out-of-order",
-        evidence=(
-            f"{len(points):,} entries of {distinct:,} different steps; it goes back {len(back)} times",
-            *again,
-            "where a step occurs twice, the other checks use the later entry",
-        ),
+        f"{len(points):,} entries of {distinct:,} different steps; it goes back {len(back)} times",
+        *again,
+        "where a step occurs twice, the other checks use the later entry",
     )
 
 
@@ -56,4 +54,4 @@ def _unfinished(series: RunSeries) -> Finding | None:
     # a trainer that logs every so many steps need not log the last one
     if planned is None or last + max(every, 1) > planned:
         return None
-    return from_page("run-not-finished", evidence=(f"last step in the log: {last:,} of {planned:,}",))
+    return from_page("run-not-finished", f"last step in the log: {last:,} of {planned:,}")

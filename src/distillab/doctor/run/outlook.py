@@ -30,7 +30,7 @@ def run_outlooks(runs: Sequence[Run]) -> tuple[str, ...]:
 
 def worse_than_start(sentences: Sequence[str]) -> CheckResult:
     """Return the finding for these sentences if no other one explains them."""
-    finding = from_page("worse-than-start", evidence=tuple(sentences))
+    finding = from_page("worse-than-start", *sentences)
     return CheckResult(check="run-outlook", scope="the start and the end of every arm", findings=(finding,))
 
 
@@ -41,5 +41,5 @@ def check_teachers(results: StudyResults) -> CheckResult:
         results: of a finished study.
     """
     sentences = teachers_not_better(results)
-    findings = (from_page("teacher-not-better", evidence=sentences),) if sentences else ()
+    findings = (from_page("teacher-not-better", *sentences),) if sentences else ()
     return CheckResult(check="study-teachers", scope="the teachers against SFT", findings=findings)

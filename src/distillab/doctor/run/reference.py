@@ -58,8 +58,8 @@ def _start(series: RunSeries) -> Finding | None:
         f"log V: {uniform:.3f}, so {value / uniform:.2f} times",
     )
     if random:
-        return from_page("initial-loss-far-from-uniform", "random", evidence=evidence)
-    return from_page("initial-loss-far-from-uniform", "pretrained", evidence=evidence)
+        return from_page("initial-loss-far-from-uniform", *evidence, case="random")
+    return from_page("initial-loss-far-from-uniform", *evidence, case="pretrained")
 
 
 def _first(series: RunSeries) -> tuple[int, float, str] | None:
@@ -87,12 +87,10 @@ def _stuck(series: RunSeries) -> Finding | None:
     rates = [value for _, value in series.learning_rates()]
     return from_page(
         "nothing-learned",
-        evidence=(
-            f"training loss {ends.head:.3f} at the start, {ends.tail:.3f} at the end, log V {uniform:.3f}",
-            f"steps: {series.last_step:,}",
-            *((f"learning rate at most {max(rates):.3g}",) if rates else ()),
-            *_norms(series),
-        ),
+        f"training loss {ends.head:.3f} at the start, {ends.tail:.3f} at the end, log V {uniform:.3f}",
+        f"steps: {series.last_step:,}",
+        f"learning rate at most {max(rates):.3g}" if rates else None,
+        *_norms(series),
     )
 
 
@@ -114,11 +112,9 @@ def _flat(series: RunSeries) -> Finding | None:
         return None
     return from_page(
         "loss-flat-near-uniform",
-        evidence=(
-            f"training loss {ends.head:.3f} at the start, {late.head:.3f} in the middle, {ends.tail:.3f} at the end",
-            f"log V {uniform:.3f}; a loss on probabilities in place of logits never gets below {lowest:.3f}",
-            *((f"unigram {unigram:.3f}",) if unigram is not None else ()),
-        ),
+        f"training loss {ends.head:.3f} at the start, {late.head:.3f} in the middle, {ends.tail:.3f} at the end",
+        f"log V {uniform:.3f}; a loss on probabilities in place of logits never gets below {lowest:.3f}",
+        f"unigram {unigram:.3f}" if unigram is not None else None,
     )
 
 
@@ -147,7 +143,8 @@ def _below_entropy(series: RunSeries) -> Finding | None:
         return None
     return from_page(
         "loss-below-entropy",
-        evidence=(f"held-out loss {best:.3f} at step {step:,}", f"entropy of the data, as given: {floor:.3f}"),
+        f"held-out loss {best:.3f} at step {step:,}",
+        f"entropy of the data, as given: {floor:.3f}",
     )
 
 
@@ -162,8 +159,6 @@ def _too_good(series: RunSeries) -> Finding | None:
         return None
     return from_page(
         "loss-too-good",
-        evidence=(
-            f"training {ends.tail:.4f}, held-out {held_out[-1][1]:.4f} nats per token at the end",
-            f"training began at {ends.head:.3f}",
-        ),
+        f"training {ends.tail:.4f}, held-out {held_out[-1][1]:.4f} nats per token at the end",
+        f"training began at {ends.head:.3f}",
     )

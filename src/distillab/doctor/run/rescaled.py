@@ -127,11 +127,9 @@ def _finding(series: RunSeries, ratio: float, against: str, over: str, *, certai
     known = series.facts.accumulation
     return from_page(
         "accumulation-rescales",
+        f"the training loss is {factor} {against} ({over})",
+        f"training loss {first[1]:.4g} at step {first[0]:,}, {last[1]:.4g} at step {last[0]:,}",
+        f"microbatches an optimizer step, times processes: {known}" if known else None,
+        f"gradient norm: {trend(norms).head:.4g} at the start" if len(norms) > 1 else None,
         severity="error" if certain else "warning",
-        evidence=(
-            f"the training loss is {factor} {against} ({over})",
-            f"training loss {first[1]:.4g} at step {first[0]:,}, {last[1]:.4g} at step {last[0]:,}",
-            *((f"microbatches an optimizer step, times processes: {known}",) if known else ()),
-            *((f"gradient norm: {trend(norms).head:.4g} at the start",) if len(norms) > 1 else ()),
-        ),
     )

@@ -72,11 +72,9 @@ def _grow(ends: dict[str, Trend]) -> Finding | None:
         return None
     return from_page(
         "rollouts-grow",
-        "cut",
-        evidence=(
-            f"tokens of an answer: {length.head:.0f} at first, {length.tail:.0f} at the end",
-            f"answers that are cut: {cut.head:.0%} at first, {cut.tail:.0%} at the end",
-        ),
+        f"tokens of an answer: {length.head:.0f} at first, {length.tail:.0f} at the end",
+        f"answers that are cut: {cut.head:.0%} at first, {cut.tail:.0%} at the end",
+        case="cut",
     )
 
 
@@ -86,11 +84,9 @@ def _no_nearer(ends: dict[str, Trend]) -> Finding | None:
         return None
     return from_page(
         "rollouts-grow",
-        "no nearer",
-        evidence=(
-            f"tokens of an answer: {length.head:.0f} at first, {length.tail:.0f} at the end",
-            f"nats from the teacher, a written token: {apart.head:.3g} at first, {apart.tail:.3g} at the end",
-        ),
+        f"tokens of an answer: {length.head:.0f} at first, {length.tail:.0f} at the end",
+        f"nats from the teacher, a written token: {apart.head:.3g} at first, {apart.tail:.3g} at the end",
+        case="no nearer",
     )
 
 
@@ -98,7 +94,7 @@ def _truncated(ends: dict[str, Trend]) -> Finding | None:
     cut = ends.get("truncated")
     if cut is None or min(cut.head, cut.tail) < _ALL_CUT:
         return None
-    return from_page("rollouts-truncated", evidence=(f"cut: {cut.head:.0%} at first, {cut.tail:.0%} at the end",))
+    return from_page("rollouts-truncated", f"cut: {cut.head:.0%} at first, {cut.tail:.0%} at the end")
 
 
 def _collapse(ends: dict[str, Trend]) -> Finding | None:
@@ -106,10 +102,8 @@ def _collapse(ends: dict[str, Trend]) -> Finding | None:
     if mass is not None and mass.fell(_MASS_LOST) and not (given is not None and given.fell(_MASS_LOST)):
         return from_page(
             "rollouts-collapse",
-            evidence=(
-                f"the student's probability of the teacher's likeliest tokens: {mass.head:.3f} at first, "
-                f"{mass.tail:.3f} at the end",
-            ),
+            f"the student's probability of the teacher's likeliest tokens: {mass.head:.3f} at first, "
+            f"{mass.tail:.3f} at the end",
         )
     own, teacher, loss = ends.get("student_entropy"), ends.get("teacher_entropy"), ends.get("loss")
     if own is None or not own.fell(_SURER):
@@ -121,7 +115,7 @@ def _collapse(ends: dict[str, Trend]) -> Finding | None:
     else:
         return None
     evidence = f"the student's entropy in nats: {own.head:.3g} at first, {own.tail:.3g} at the end"
-    return from_page("rollouts-collapse", evidence=(evidence, other)) if unlike else None
+    return from_page("rollouts-collapse", evidence, other) if unlike else None
 
 
 def _same(ends: dict[str, Trend]) -> Finding | None:
@@ -130,10 +124,8 @@ def _same(ends: dict[str, Trend]) -> Finding | None:
         return None
     return from_page(
         "rollouts-same",
-        evidence=(
-            f"different answers of a step: {own.head:.0%} at first, {own.tail:.0%} at the end",
-            f"of the data set's answers to the same prompts: {stored.tail:.0%}",
-        ),
+        f"different answers of a step: {own.head:.0%} at first, {own.tail:.0%} at the end",
+        f"of the data set's answers to the same prompts: {stored.tail:.0%}",
     )
 
 
@@ -141,9 +133,7 @@ def _repeat(ends: dict[str, Trend]) -> Finding | None:
     share = ends.get("repetitive")
     if share is None or share.tail <= _REPETITIVE:
         return None
-    return from_page(
-        "rollouts-repeat", evidence=(f"answers with loops: {share.head:.0%} at first, {share.tail:.0%} at the end",)
-    )
+    return from_page("rollouts-repeat", f"answers with loops: {share.head:.0%} at first, {share.tail:.0%} at the end")
 
 
 def _stale(ends: dict[str, Trend], name: str) -> Finding | None:
@@ -152,11 +142,9 @@ def _stale(ends: dict[str, Trend], name: str) -> Finding | None:
         return None
     return from_page(
         "rollouts-stale",
-        "other weights",
-        evidence=(
-            f"mean difference between sampler and student at the written tokens: {gap.head:.3g} {_UNITS[name]} at "
-            f"first, {gap.tail:.3g} at the end",
-        ),
+        f"mean difference between sampler and student at the written tokens: {gap.head:.3g} {_UNITS[name]} at "
+        f"first, {gap.tail:.3g} at the end",
+        case="other weights",
     )
 
 
@@ -166,11 +154,9 @@ def _reused(ends: dict[str, Trend]) -> Finding | None:
         return None
     return from_page(
         "rollouts-stale",
-        "reused",
-        evidence=(
-            f"effective sample size of the importance weights, of the tokens: {effective.head:.0%} at first, "
-            f"{effective.tail:.0%} at the end",
-        ),
+        f"effective sample size of the importance weights, of the tokens: {effective.head:.0%} at first, "
+        f"{effective.tail:.0%} at the end",
+        case="reused",
     )
 
 
@@ -184,8 +170,6 @@ def _late(ends: dict[str, Trend]) -> Finding | None:
         return None
     return from_page(
         "rollouts-late",
-        evidence=(
-            f"divergence in nats: {early:.3g} at the first 32 tokens, {late:.3g} at tokens {place}",
-            f"the teacher's entropy in nats: {sure:.3g} and {unsure:.3g}",
-        ),
+        f"divergence in nats: {early:.3g} at the first 32 tokens, {late:.3g} at tokens {place}",
+        f"the teacher's entropy in nats: {sure:.3g} and {unsure:.3g}",
     )

@@ -50,16 +50,12 @@ def _zero(series: RunSeries) -> Finding:
     moves = len(losses) >= 3 and trend(losses).fell()
     return from_page(
         "learning-rate-zero",
-        "loss moves" if moves else "loss still",
+        f"{len(series.learning_rates()):,} entries, all 0",
+        f"training loss {trend(losses).head:.4g} at the start, {trend(losses).tail:.4g} at the end"
+        if len(losses) > 1
+        else None,
+        case="loss moves" if moves else "loss still",
         severity="warning" if moves else "error",
-        evidence=(
-            f"{len(series.learning_rates()):,} entries, all 0",
-            *(
-                (f"training loss {trend(losses).head:.4g} at the start, {trend(losses).tail:.4g} at the end",)
-                if len(losses) > 1
-                else ()
-            ),
-        ),
     )
 
 
@@ -76,8 +72,8 @@ def _only_warms_up(series: RunSeries) -> Finding | None:
     unfinished = planned is not None and rates[-1][0] < 0.5 * planned
     return from_page(
         "schedule-only-warms-up",
+        f"{values[0]:.3g} at step {rates[0][0]:,}, {values[-1]:.3g} at step {rates[-1][0]:,}, the highest",
         severity="note" if unfinished else "warning",
-        evidence=(f"{values[0]:.3g} at step {rates[0][0]:,}, {values[-1]:.3g} at step {rates[-1][0]:,}, the highest",),
     )
 
 
@@ -100,10 +96,8 @@ def _restarts(rates: tuple[tuple[int, float], ...]) -> Finding | None:
     step, before, value = rises[0]
     return from_page(
         "schedule-restarts",
-        "regular" if regular else "once",
-        evidence=(
-            f"{len(rises)} rises; the first at step {step:,}: from {before:.3g} to {value:.3g}; peak {peak:.3g}",
-        ),
+        f"{len(rises)} rises; the first at step {step:,}: from {before:.3g} to {value:.3g}; peak {peak:.3g}",
+        case="regular" if regular else "once",
     )
 
 
@@ -113,9 +107,7 @@ def _never_decays(rates: tuple[tuple[int, float], ...]) -> Finding | None:
     rest = [value for _, value in rates[reached:]]
     if reached > len(rates) // 2 or min(rest) < (1 - _SAME) * peak:
         return None
-    return from_page(
-        "schedule-never-decays", evidence=(f"{peak:.3g} from step {rates[reached][0]:,} to {rates[-1][0]:,}",)
-    )
+    return from_page("schedule-never-decays", f"{peak:.3g} from step {rates[reached][0]:,} to {rates[-1][0]:,}")
 
 
 def _decays_too_early(series: RunSeries) -> Finding | None:
@@ -142,14 +134,12 @@ def _decays_too_early(series: RunSeries) -> Finding | None:
         return None
     return from_page(
         "schedule-decays-too-early",
+        f"highest {peak:.3g}; below {_LARGE:.0%} of it after step {large:,}, below 1 % after step {alive:,} of "
+        f"{last:,}; {rates[-1][1]:.3g} at the end",
+        f"training loss {early.head:.4g} at the start, {early.tail:.4g} near step {alive:,}, {late.tail:.4g} at "
+        "the end: it stopped falling with the rate",
+        line if line is not None else None,
         severity="note" if line is None else "warning",
-        evidence=(
-            f"highest {peak:.3g}; below {_LARGE:.0%} of it after step {large:,}, below 1 % after step {alive:,} of "
-            f"{last:,}; {rates[-1][1]:.3g} at the end",
-            f"training loss {early.head:.4g} at the start, {early.tail:.4g} near step {alive:,}, {late.tail:.4g} at "
-            "the end: it stopped falling with the rate",
-            *((line,) if line is not None else ()),
-        ),
         words={"share": f"{(last - alive) / (last - first):.0%}"},
     )
 
@@ -185,8 +175,6 @@ def _cut_short(series: RunSeries) -> Finding | None:
         return None
     return from_page(
         "schedule-cut-short",
-        evidence=(
-            f"peak {peak:.3g}, last {last:.3g} at step {last_step:,}: {last / peak:.0%} of the peak",
-            f"at this slope it reaches zero about {last / late:,.0f} steps later",
-        ),
+        f"peak {peak:.3g}, last {last:.3g} at step {last_step:,}: {last / peak:.0%} of the peak",
+        f"at this slope it reaches zero about {last / late:,.0f} steps later",
     )

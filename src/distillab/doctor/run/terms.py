@@ -40,7 +40,7 @@ def _without_positions(series: RunSeries, name: str) -> Finding | None:
     counts = [point.counts[name] for point in series.steps if name in point.counts]
     if not counts or any(counts):
         return None
-    return from_page("term-without-positions", evidence=(f"{name}: count 0 at all {len(counts):,} steps",))
+    return from_page("term-without-positions", f"{name}: count 0 at all {len(counts):,} steps")
 
 
 def _never_changes(series: RunSeries, name: str) -> Finding | None:
@@ -68,7 +68,7 @@ def _without_effect(series: RunSeries, name: str) -> Finding | None:
     else:
         return None
     kind = "The labels have" if name == CROSS_ENTROPY else "A term of the loss has"
-    return from_page("term-without-effect", "small gradient", evidence=evidence, words={"kind": kind})
+    return from_page("term-without-effect", *evidence, case="small gradient", words={"kind": kind})
 
 
 def _cosines(series: RunSeries) -> Finding | None:
@@ -109,4 +109,4 @@ def _apart(series: RunSeries) -> Finding | None:
 
 
 def _fight(evidence: tuple[str, ...]) -> Finding:
-    return from_page("terms-fight", evidence=evidence)
+    return from_page("terms-fight", *evidence)

@@ -41,7 +41,7 @@ def check_template(results: TaskResults) -> CheckResult:
         return CheckResult(check="template", scope=name, skipped="the file does not state whether one was applied")
     if results.chat_template is not None or not _INSTRUCT.search(results.model):
         return CheckResult(check="template", scope=scope)
-    finding = from_page("task-without-template", evidence=(f"model: {results.model}", "chat_template: null"))
+    finding = from_page("task-without-template", f"model: {results.model}", "chat_template: null")
     return CheckResult(check="template", scope=scope, findings=(finding,))
 
 
@@ -68,7 +68,7 @@ def check_compared(one: TaskResults, other: TaskResults) -> CheckResult:
     shown = differ[:_MOST_SHOWN]
     if len(differ) > _MOST_SHOWN:
         shown.append(f"and {len(differ) - _MOST_SHOWN} more")
-    finding = from_page("tasks-compared-unlike", evidence=(f"{one.path} and {other.path}", *shown))
+    finding = from_page("tasks-compared-unlike", f"{one.path} and {other.path}", *shown)
     return CheckResult(check="comparison", scope=scope, findings=(finding,))
 
 
@@ -110,10 +110,8 @@ def _at_chance(task: Task) -> Finding | None:
         return None
     return from_page(
         "task-at-chance",
-        evidence=(
-            f"{task.name}: {key} {task.figures[key]:.3f}, standard error {error:.3f}, n = {n:,}",
-            f"guessing gives {chance:.3f}: {sum(choices) / n:.3g} choices a sample on average",
-        ),
+        f"{task.name}: {key} {task.figures[key]:.3f}, standard error {error:.3f}, n = {n:,}",
+        f"guessing gives {chance:.3f}: {sum(choices) / n:.3g} choices a sample on average",
     )
 
 
@@ -135,7 +133,7 @@ def _filtered_out(task: Task) -> Finding | None:
             facts.append(f"{kind} found nothing in {share(len(missed), _distinct(task))} answers")
         return from_page(
             "task-filter-finds-nothing",
-            evidence=tuple(facts),
+            *facts,
             example=tuple(repr((_first(line, "resps") or "")[-120:]) for line in missed[:2]),
         )
     return None
@@ -157,9 +155,7 @@ def _empty(task: Task, written: Sequence[str]) -> Finding | None:
     hit = [text for text in written if not text.strip()]
     if len(hit) < _MANY_EMPTY * len(written):
         return None
-    return from_page(
-        "task-answers-empty", evidence=(f"{task.name}: {share(len(hit), len(written))} answers have no text",)
-    )
+    return from_page("task-answers-empty", f"{task.name}: {share(len(hit), len(written))} answers have no text")
 
 
 def _once(task: Task) -> list[Mapping[str, Any]]:

@@ -48,7 +48,7 @@ def _misspelt(settings: TrainerSettings) -> Finding | None:
         return None
     return from_page(
         "setting-misspelt",
-        evidence=tuple(f'"{key}"; did you mean "{meant}"?' for key, meant in settings.misspelt),
+        *tuple(f'"{key}"; did you mean "{meant}"?' for key, meant in settings.misspelt),
         words={"tool": settings.tool},
     )
 
@@ -57,17 +57,15 @@ def _rate(schedule: Schedule, *, adapter: bool) -> Finding | None:
     if schedule.rate is None:
         return None
     if schedule.rate <= 0:
-        return from_page(
-            "learning-rate-zero", "planned", severity="error", evidence=(f"learning_rate: {schedule.rate:g}",)
-        )
+        return from_page("learning-rate-zero", f"learning_rate: {schedule.rate:g}", case="planned", severity="error")
     low, high = _ADAPTER if adapter else _WEIGHTS
     if low <= schedule.rate <= high:
         return None
     trained = "an adapter" if adapter else "all weights"
     return from_page(
         "learning-rate-unusual",
-        "high" if schedule.rate > high else "low",
-        evidence=(f"learning_rate: {schedule.rate:g}; usual for {trained}: {low:g} to {high:g}",),
+        f"learning_rate: {schedule.rate:g}; usual for {trained}: {low:g} to {high:g}",
+        case="high" if schedule.rate > high else "low",
     )
 
 
@@ -79,7 +77,7 @@ def _warm_up(schedule: Schedule, steps: int | None) -> Finding | None:
         return None
     given = f"warmup_steps: {schedule.warmup_steps:,}" if schedule.warmup_steps else f"warmup_ratio: {share:g}"
     known = "" if steps is None else f"; the run has {steps:,} steps on one device"
-    return from_page("schedule-only-warms-up", "planned", severity="warning", evidence=(given + known,))
+    return from_page("schedule-only-warms-up", given + known, case="planned", severity="warning")
 
 
 def _packed(settings: TrainerSettings) -> Finding | None:
@@ -89,7 +87,7 @@ def _packed(settings: TrainerSettings) -> Finding | None:
         "axolotl": "sample_packing: true, and no flash_attention, sdp_attention, flex_attention or xformers_attention",
         "LLaMA-Factory": "packing: true, and neat_packing: false",
     }
-    return from_page("packed-without-boundaries", "planned", severity="warning", evidence=(need[settings.tool],))
+    return from_page("packed-without-boundaries", need[settings.tool], case="planned", severity="warning")
 
 
 def _longer(settings: TrainerSettings, rows: GivenBatches | None) -> Finding | None:
@@ -100,8 +98,6 @@ def _longer(settings: TrainerSettings, rows: GivenBatches | None) -> Finding | N
         return None
     return from_page(
         "prepared-with-other-settings",
-        evidence=(
-            f"the longest prepared row has {len(longest.ids):,} tokens; the config allows {settings.max_tokens:,}",
-        ),
+        f"the longest prepared row has {len(longest.ids):,} tokens; the config allows {settings.max_tokens:,}",
         words={"tool": settings.tool},
     )
