@@ -126,9 +126,9 @@ def test_what_was_made_once_is_counted_where_it_is_used(study: StudyResults, tmp
     cells = {row[0]: row[8:10] for row in rows}
     assert cells["seqkd"] == ["1 h 00 min", "1 h 01 min"]
     assert cells["sft"][0] == "0.0 s" and cells["seqkd\\_other\\_teacher"] == ["–", "–"]
-    assert "<dt>time in all</dt><dd>1 h 09 min</dd>" in html  # 497.3 s of runs, 3,700 s shared
+    assert "<dt>time in all</dt><dd>1\xa0h 09\xa0min</dd>" in html  # 497.3 s of runs, 3,700 s shared
     _, unknown = pages(study, tmp_path)
-    assert "8 min 17 s, without the teachers’ answers and caches" in unknown
+    assert "8\xa0min 17\xa0s, without the teachers’ answers and caches" in unknown
 
 
 def test_n_stands_beside_every_interval_and_few_rows_have_none(

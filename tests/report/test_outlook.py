@@ -17,6 +17,7 @@ from distillab.doctor.run.audit import audit_run
 from distillab.records import Interval, StudyResults, outlook, study_outlook, teachers_not_better, write_record
 from distillab.report import write_report
 from distillab.report.findings import concluded
+from distillab.report.safety import unbroken
 
 ABOVE = (
     "The student starts above log V, worse than a uniform guess: 7.900 nats per token before training, log V is 6.238."
@@ -46,7 +47,7 @@ def test_it_is_the_first_sentence_everywhere(
     assert " ".join(capsys.readouterr().out.split()).startswith(sentence)
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     after_title = html[html.index("</h1>") + len("</h1>") :].lstrip()
-    assert after_title.startswith(f'<p class="outlook" role="note">{sentence}</p>')
+    assert after_title.startswith(f'<p class="outlook" role="note">{unbroken(sentence)}</p>')
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert markdown.split("\n\n")[1] == f"**{sentence}**"
 
@@ -99,7 +100,7 @@ def test_a_teacher_that_is_no_better_than_sft_is_said_everywhere(
     # the headline, which answers the study's question, comes first
     assert f"{results.title} {results.headline} {sentence}" in " ".join(capsys.readouterr().out.split())
     page = unescape((tmp_path / "report.html").read_text())
-    assert page.index(results.headline) < page.index(f'<p class="outlook" role="note">{sentence}')
+    assert page.index(unbroken(results.headline)) < page.index(f'<p class="outlook" role="note">{unbroken(sentence)}')
     assert "teacher correction" in (tmp_path / "report.md").read_text(encoding="utf-8")
     OurRun().write(tmp_path / "runs" / "logits" / "seed0")
     write_record(results, tmp_path / "results.json")

@@ -14,6 +14,7 @@ from tests.figures import with_value, without_generations
 from distillab.errors import DataError
 from distillab.records import ArmResult, StudyResults
 from distillab.report import write_report
+from distillab.report.safety import unbroken
 
 DEMONSTRATIONS = ("shifted_by_position", "index_by_index")
 
@@ -107,8 +108,8 @@ def test_sections_come_in_order(study: StudyResults, tmp_path: Path) -> None:
     marks = [
         study.title,
         study.question,
-        study.headline[:20],
-        study.verdict[:40],
+        unbroken(study.headline)[:20],
+        unbroken(study.verdict)[:40],
         "no result",
         "What each level of access buys",
         "Reference lines",

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from distillab.files import write_text
 from distillab.records import StudyResults, read_record
 from distillab.report.page import page_of
-from distillab.report.safety import Markdown, markdown_block, markdown_inline, visible
+from distillab.report.safety import Markdown, markdown_block, markdown_inline, unbroken, visible
 
 _REMAKE = "run the study again with `distillab compare`: finished runs are kept"
 
@@ -80,10 +80,10 @@ def _environment(finalize: Callable[[Any], Any], *, autoescape: bool) -> Environ
 
 
 def _finalize_html(value: Any) -> Any:
-    """Make every printed value visible, before jinja2 escapes it."""
+    """Make every printed value visible, and keep numbers with their units, before jinja2 escapes it."""
     if value is None:
         raise TypeError("a template prints None")
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return unbroken(visible(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _finalize_markdown(value: Any) -> Any:

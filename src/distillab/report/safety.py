@@ -16,6 +16,7 @@ __all__ = [
     "markdown_block",
     "markdown_inline",
     "shortened",
+    "unbroken",
     "visible",
     "without_blank_runs",
 ]
@@ -24,6 +25,7 @@ _MARKDOWN_SIGNS = re.compile(r"([\\`*_{}\[\]<>#|~&$@]|:(?=//))")
 _LINE_START = re.compile(r"^(\s*)([-+](?!\d)|[=>]|\d+(?=[.)](?:\s|$)))")
 LONGEST_SHOWN = 2000
 _BLANK = re.compile(r"\s+")
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|ms|s|min|h|nats|bits|[KMGT]i?B)(?![\w/]))")
 _MOST_LINE_ENDS, _MOST_SPACES = 3, 40  # more than two empty lines, or a deep indentation, leave a hole in the page
 
 
@@ -51,6 +53,15 @@ def without_blank_runs(text: str) -> str:
         return f" ⟨{len(run)} spaces⟩ " if len(run) - ends > _MOST_SPACES else run
 
     return _BLANK.sub(shown, text)
+
+
+def unbroken(text: str) -> str:
+    """Return the text with a no-break space between a number and its unit, so that no line ends between them.
+
+    >>> unbroken("95 % interval, 12.5 s a run")
+    '95\\xa0% interval, 12.5\\xa0s a run'
+    """
+    return _BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", text)
 
 
 class Markdown(str):
