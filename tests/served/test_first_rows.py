@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,18 @@ import pytest
 from transformers import AutoTokenizer
 
 from distillab.cache.next_tokens import TopK
+from distillab.config.served import ServerConfig
 from distillab.data.encoding import EncodedRow
+from distillab.pairing.token_bytes import token_meanings
 from distillab.runs.first_rows import ROWS, FirstRows
+from distillab.teachers.served.client import Client
 from distillab.teachers.served.dialects.dialect import Wanted
+from distillab.teachers.served.dialects.llama_cpp import LlamaCpp
+from distillab.teachers.served.journal import AnswerJournal
+from distillab.teachers.served.scoring import score_rows
 from tests.cli.conftest import call, write_recipe
-from tests.served.conftest import llama_cpp
+from tests.doctor.pair_samples import texts
+from tests.served.conftest import SmallMistral, llama_cpp
 
 TOP_K = [{"kind": "top_k_divergence", "k": 16}]
 
@@ -57,6 +66,28 @@ def test_it_is_judged_with_the_eighth_row_against_the_unigram_model_of_the_other
 def test_differences_within_the_error_are_no_finding() -> None:
     lines = [3.0, 14.0] * 4
     assert warnings(lines) == [] and len(warnings([one + 10 for one in lines])) == 1
+
+
+def test_values_of_the_tokens_beside_theirs_are_told_on_a_real_server(
+    llama_server: str, small_mistral: SmallMistral, materials: Path, tmp_path: Path
+) -> None:
+    rows = []
+    for number, text in enumerate(texts(materials)):
+        ids = np.array(small_mistral.tokenizer(text).input_ids[:60], dtype=np.int32)
+        rows.append(EncodedRow(str(number), ids, np.arange(len(ids)) > 0, prompt_length=1))
+    asked = [Wanted(one.input_ids.tolist(), range(1, len(one)), 4, 32_000, one.key) for one in rows[:ROWS]]
+    journal = AnswerJournal(tmp_path)
+    client = Client(ServerConfig(url=llama_server, dialect="llama_cpp", k=4), journal, tokenizer="small mistral")
+    with closing(journal), closing(client):
+        dialect = LlamaCpp(token_meanings(small_mistral.tokenizer))
+        given = {wanted.where: got for wanted, got in score_rows(client, dialect, asked)}
+    values = [got for wanted in asked if isinstance(got := given[wanted.where], TopK)]
+    assert len(values) == ROWS
+    for moved, expected in ((0, []), (1, ["read 1 later"]), (-2, ["read 2 earlier"])):
+        said: list[str] = []
+        check = FirstRows(rows, vocabulary=32_000, where=llama_server, note=said.append)
+        check(asked, [replace(one, actual_logp=np.roll(one.actual_logp, moved)) for one in values])
+        assert [words in one for words, one in zip(expected, said, strict=True)] == [True] * len(expected), said
 
 
 @pytest.fixture(scope="module")
