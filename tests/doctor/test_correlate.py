@@ -154,7 +154,7 @@ def test_another_trainers_loss_is_not_taken_for_cross_entropy(pair: dict[str, st
 
 def test_every_option_that_a_finding_names_is_one_of_investigate() -> None:
     source = Path(doctor.__file__).parent
-    files = [*source.glob("findings/*.md"), *source.glob("run/*.py"), source / "token_ids.py"]
+    files = [*source.glob("findings/*.md"), *source.glob("run/*.py"), source / "pair/contract.py"]
     named = {name for file in files for name in re.findall(r"(?:say|give|pass) --([a-z-]+)", file.read_text())}
     assert {"learns", "shifts", "vocabulary", "ignore-index", "compares"} <= named
     taken = {name.replace("_", "-") for name in inspect.signature(investigate_command).parameters}

@@ -14,9 +14,8 @@ from distillab.doctor.pair.alignment import check_alignment
 from distillab.doctor.pair.audit import run_pair_checks
 from distillab.doctor.pair.bos import check_begin
 from distillab.doctor.pair.contract import check_contract
-from distillab.doctor.pair.mode import check_mode
 from distillab.doctor.pair.padding import check_padding
-from distillab.doctor.pair.precision import check_precision
+from distillab.doctor.pair.precision import check_mode, check_precision
 from distillab.doctor.pair.quality import check_quality
 from distillab.doctor.pair.queries import affordable_tokens, evaluating
 from distillab.doctor.pair.template import check_template

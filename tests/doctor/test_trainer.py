@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.doctor.batch_samples import ROWS, Row
 from tests.doctor.trainer_samples import Place
+from transformers import LlamaConfig
 
 from distillab.doctor.trainer.audit import audit_trainer
 from distillab.errors import ConfigError, DataError
@@ -87,6 +89,23 @@ def has_damaged_rows(place: Place) -> None:
         row["output"] = f"It’s so – the café: {row['output']}".encode().decode("cp1252")
 
 
+def of_a_model(place: Place, **settings: object) -> None:
+    """The config's model has a config.json, too, with 1,024 positions in bfloat16 if nothing else is said."""
+    folder = place.folder / "model"
+    shutil.copytree(place.model, folder)
+    LlamaConfig(**{"dtype": "bfloat16", "max_position_embeddings": 1024} | settings).save_pretrained(folder)
+    place.config["base_model" if place.tool == "axolotl" else "model_name_or_path"] = str(folder)
+
+
+def wants_more_positions(place: Place) -> None:
+    of_a_model(place, max_position_embeddings=1023)
+
+
+def trains_bfloat16_in_float16(place: Place) -> None:
+    of_a_model(place)
+    place.config |= {"fp16": True, "bf16": False}
+
+
 FAULTS = {
     masks_prompts_no_more: ("prompt-in-loss", "error"),
     shifts_labels: ("labels-shifted-twice", "error"),
@@ -98,6 +117,8 @@ FAULTS = {
     packs_without_borders: ("packed-without-boundaries", "warning"),
     misspells_a_key: ("setting-misspelt", "warning"),
     has_damaged_rows: ("text-damaged", "warning"),
+    wants_more_positions: ("positions-wrong", "warning"),
+    trains_bfloat16_in_float16: ("gradient-not-finite", "warning"),
 }
 
 
@@ -108,6 +129,13 @@ def test_a_fault_is_found(fault: Callable[[Place], None], place: Place) -> None:
     name, severity = FAULTS[fault]
     assert found.get(name) == severity, found
     assert {id for id, grade in found.items() if grade == "error"} <= {name}
+
+
+def test_a_model_that_fits_and_one_that_is_stretched_are_left_in_peace(place: Place) -> None:
+    of_a_model(place)
+    assert graver(place.check()) == {}
+    place.config |= {"sequence_len": 4096, "cutoff_len": 4096, "rope_scaling": "linear", "fp16": False}
+    assert graver(audit_trainer(place.written())) == {}
 
 
 def test_a_warm_up_is_compared_with_the_steps_of_the_prepared_rows(place: Place) -> None:

@@ -8,12 +8,11 @@ from typing import get_args
 
 from distillab.config.terms import TermConfig
 from distillab.doctor.causes import follows
+from distillab.doctor.checks import Checked, Scope, check
 from distillab.doctor.page import from_page
 from distillab.doctor.run.logs import Run
 from distillab.doctor.run.series import CROSS_ENTROPY, RunSeries
-from distillab.records import CheckResult, Finding, Investigation
-
-CHECK_ID = "correlate"
+from distillab.records import Finding, Investigation
 
 # errors of a batch by which the training loss is not that of the evaluated answers
 _LABELS = frozenset(
@@ -84,7 +83,8 @@ def explained(
     return tuple(_explained(log, batch, tokens) for log in logs)
 
 
-def check_together(logs: Sequence[CheckedLog], *, batch: Sequence[Finding], tokens: Finding | None) -> CheckResult:
+@check("correlate")
+def check_together(logs: Sequence[CheckedLog], *, batch: Sequence[Finding], tokens: Finding | None) -> Checked:
     """Check whether batch and logs belong together, and count the findings with a cause.
 
     Args:
@@ -92,8 +92,8 @@ def check_together(logs: Sequence[CheckedLog], *, batch: Sequence[Finding], toke
     """
     causes = [finding.id for finding in (*_faults(batch), *((tokens,) if tokens else ()))]
     follow = [f for log in logs for f in log.investigation.findings if f.follows_from]
-    scope = f"{len(causes)} causes and {len(logs)} logs: {len(follow)} findings of the logs follow from a cause"
-    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(_strangers(logs, _faults(batch))))
+    yield Scope(f"{len(causes)} causes and {len(logs)} logs: {len(follow)} findings of the logs follow from a cause")
+    yield from tuple(_strangers(logs, _faults(batch)))
 
 
 def _explained(log: CheckedLog, batch: Sequence[Finding], tokens: Finding | None) -> CheckedLog:

@@ -15,10 +15,10 @@ from distillab.doctor.data.audit import run_data_checks
 from distillab.doctor.data.encoded import encode_part, reader_for
 from distillab.doctor.data.files import read_examples
 from distillab.doctor.data.subject import DataSubject
+from distillab.doctor.pair.contract import UNRELATED, Compares, check_token_ids
 from distillab.doctor.pair.subject import PairSubject
 from distillab.doctor.run.audit import audit_run
 from distillab.doctor.run.logs import Runs, read_runs
-from distillab.doctor.token_ids import UNRELATED, Compares, check_token_ids
 from distillab.errors import ConfigError
 from distillab.evaluation.references import reference_lines
 from distillab.pairing.admission import pair_check

@@ -8,19 +8,20 @@ import numpy as np
 
 from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.rows import GivenBatches, Ints
-from distillab.doctor.batch.show import row_line
+from distillab.doctor.batch.show import row_example
 from distillab.doctor.batch.tokens import TokenFacts
+from distillab.doctor.checks import Checked, Scope, check
 from distillab.doctor.page import from_page
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
-CHECK_ID = "attention and positions"
 # further on, a row is a later part of a text
 _MOST_LATE = 8
 
 
+@check("attention and positions")
 def check_attention(
     rows: Sequence[PlacedRow], facts: TokenFacts, given: GivenBatches, *, absolute_positions: bool | None
-) -> CheckResult:
+) -> Checked:
     """Compare attention mask and position ids with where the text lies.
 
     Args:
@@ -28,16 +29,12 @@ def check_attention(
     """
     masks = sum(row.row.attention is not None for row in rows)
     positions = sum(row.row.positions is not None for row in rows)
-    scope = f"{len(rows):,} rows, {masks:,} with an attention mask, {positions:,} with position ids"
-    if given.notes:
-        scope += f"; {'; '.join(given.notes)}"
-    found = [
-        _padding_attended(rows, facts),
-        _hidden(rows, facts),
-        _padding_side(rows, facts, absolute_positions),
-        _positions(rows, facts) or _run_through(rows) or _begin_late(rows, absolute_positions),
-    ]
-    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(item for item in found if item is not None))
+    counts = f"{len(rows):,} rows, {masks:,} with an attention mask, {positions:,} with position ids"
+    yield Scope("; ".join((counts, *given.notes)))
+    yield _padding_attended(rows, facts)
+    yield _hidden(rows, facts)
+    yield _padding_side(rows, facts, absolute_positions)
+    yield _positions(rows, facts) or _run_through(rows) or _begin_late(rows, absolute_positions)
 
 
 def _padding_attended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
@@ -69,7 +66,7 @@ def _padding_attended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding |
         *evidence,
         case="left" if left else "right",
         severity="error" if left and certain else "warning" if left else "note",
-        example=(f"{row.row.origin}: {row_line(row, facts)}",),
+        example=row_example(row, facts),
     )
 
 
@@ -125,7 +122,7 @@ def _padding_side(rows: Sequence[PlacedRow], facts: TokenFacts, absolute: bool |
         f"{len(hit):,} of {len(rows):,} rows have padding before the text, up to {row.start:,} tokens",
         f"position_ids: {'counted from the first padding token' if given else 'not in the batch'}",
         severity="error" if given else "warning",
-        example=(f"{row.row.origin}: {row_line(row, facts)}",),
+        example=row_example(row, facts),
     )
 
 

@@ -8,13 +8,12 @@ from typing import Literal
 
 from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.scored import Learns
-from distillab.doctor.batch.show import row_line
+from distillab.doctor.batch.show import row_example
 from distillab.doctor.batch.tokens import END_TEXTS, TokenFacts
-from distillab.doctor.batch.truncation import cut_and_ended
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
-from distillab.records import CheckResult, Finding, Severity
+from distillab.records import Finding, Severity
 
-CHECK_ID = "ends of answers"
 # learned: an end token is the last scored one; hidden: an end token follows that is not scored; padded: so it does, but
 # it may be padding; cut: the row is full; open: the text ends without an end token
 End = Literal["learned", "hidden", "padded", "cut", "open"]
@@ -23,25 +22,25 @@ _SURE = 4  # rows
 _PUNCTUATION = frozenset(".!?,;:\"')]}…。！？")
 
 
-def check_ends(rows: Sequence[PlacedRow], facts: TokenFacts, *, learns: Learns | None) -> CheckResult:
+@check("ends of answers")
+def check_ends(rows: Sequence[PlacedRow], facts: TokenFacts, *, learns: Learns | None) -> Checked:
     """Look at the last scored token of every row, and at what follows it.
 
     Args:
         learns: as in `check_scored`. Of answers the end is learned; a text may go on, and a prompt has none.
     """
     judged = [row for row in rows if row.scored.any()]
-    scope = f"{len(judged):,} rows with scored tokens"
+    yield Scope(f"{len(judged):,} rows with scored tokens")
     if not judged:
-        return CheckResult(check=CHECK_ID, scope=scope, skipped="no row has labels that are its own tokens")
+        raise Skipped("no row has labels that are its own tokens")
     if not facts.ends:
-        return CheckResult(check=CHECK_ID, scope=scope, skipped="the tokenizer has no EOS")
+        raise Skipped("the tokenizer has no EOS")
     ends = [(row, _end(row, facts)) for row in judged]
     if _own_end(judged, facts):
-        return CheckResult(check=CHECK_ID, scope=f"{scope}; all end in the same token, which counts as their EOS")
-    finding = _never_learned(ends, facts, learns) or _some_hidden(ends, facts)
-    ended = [row for row, end in ends if end == "learned"]
-    found = [finding, _cut(ends, facts) or cut_and_ended(ended, facts)]
-    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(item for item in found if item is not None))
+        yield Scope(f"{len(judged):,} rows with scored tokens; all end in the same token, which counts as their EOS")
+        return
+    yield _never_learned(ends, facts, learns) or _some_hidden(ends, facts)
+    yield _cut(ends, facts) or cut_and_ended([row for row, end in ends if end == "learned"], facts)
 
 
 def _end(row: PlacedRow, facts: TokenFacts) -> End:
@@ -112,7 +111,7 @@ def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts, lea
             *facts_seen,
             case="never",
             severity=severity,
-            example=(f"{hit[0].row.origin}: {row_line(hit[0], facts)}",),
+            example=row_example(hit[0], facts),
         )
     opened = opened or padded
     if not opened or (len(opened) < 2 and len(rows) > 1):
@@ -121,7 +120,7 @@ def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts, lea
         "eos-missing",
         f"0 of {len(rows):,} rows have EOS after the scored text",
         severity="error" if answers and len(opened) >= _SURE else "warning",
-        example=(f"{opened[0].row.origin}: {row_line(opened[0], facts)}",),
+        example=row_example(opened[0], facts),
     )
 
 
@@ -133,7 +132,7 @@ def _some_hidden(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts) -> Fi
         "eos-not-scored",
         f"{len(hidden):,} of {len(ends):,} rows have EOS after the answer, and it is not scored",
         case="some",
-        example=(f"{hidden[0].row.origin}: {row_line(hidden[0], facts)}",),
+        example=row_example(hidden[0], facts),
     )
 
 
@@ -149,5 +148,66 @@ def _cut(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts) -> Finding | 
         f"{len(answers):,} of {len(ends):,} rows are full ({len(answers[0].ids):,} tokens) and end without an end "
         "token",
         case="open",
-        example=(f"{answers[0].row.origin}: {row_line(answers[0], facts)}",),
+        example=row_example(answers[0], facts),
     )
+
+
+_FEWEST_FULL = 4
+_FEWEST_SHORTER = 8
+# lengths spread; where rows are cut, the longest length stands far above every other one
+_PILE = 4
+_USUAL = 0.1
+_UNUSUAL = 0.5
+_SENTENCE = frozenset(".!?…。！？\"')]}”’")
+
+
+def cut_and_ended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
+    """Rows of exactly the longest length whose text stops otherwise than the shorter ones do.
+
+    Two signs must come together, since each has another reading alone: many rows of one length (prompts that were cut
+    to fit their answer), and ends without a full stop (answers of a word or a number).
+
+    Args:
+        rows: whose answer has an end token that is scored.
+    """
+    rows = [row for row in rows if not row.whole]
+    lengths = Counter(row.stop - row.start for row in rows)
+    longest = max(lengths, default=0)
+    count = lengths.pop(longest, 0)
+    full = [row for row in rows if row.stop - row.start == longest]
+    shorter = [row for row in rows if row.stop - row.start < longest]
+    if count < _FEWEST_FULL or len(shorter) < _FEWEST_SHORTER or count < _PILE * max(lengths.values()):
+        return None
+    ends = Counter(_last_sign(row, facts) for row in shorter)
+    usual = {sign for sign, times in ends.items() if times >= _USUAL * len(shorter)}
+    cut = [row for row in full if _last_sign(row, facts) not in usual]
+    if len(cut) < max(_FEWEST_FULL, _UNUSUAL * count):
+        return None
+    return from_page(
+        "answers-truncated",
+        f"{count:,} of {len(rows):,} rows have exactly {longest:,} tokens, the maximum length; any other length "
+        f"occurs at most {max(lengths.values()):,} times",
+        f"before EOS, {len(cut):,} of them end with {_listed({_last_sign(row, facts) for row in cut})}; "
+        f"the {len(shorter):,} shorter rows end with {_listed(usual)}",
+        case="ended",
+        example=row_example(cut[0], facts),
+    )
+
+
+def _last_sign(row: PlacedRow, facts: TokenFacts) -> str:
+    """What kind of sign stands last before the end token."""
+    stop = row.stop
+    while stop > row.start and int(row.ids[stop - 1]) in facts.ends:
+        stop -= 1
+    text = facts.text(row.ids[max(row.start, stop - 8) : stop]).rstrip()
+    if not text:
+        return "nothing"
+    last = text[-1]
+    if last in _SENTENCE:
+        return "the end of a sentence"
+    return "a digit" if last.isdigit() else "a letter" if last.isalpha() else repr(last)
+
+
+def _listed(signs: set[str]) -> str:
+    shown = sorted(signs)
+    return ", ".join(shown[:4]) + (", …" if len(shown) > 4 else "")

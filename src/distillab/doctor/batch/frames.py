@@ -10,7 +10,7 @@ from itertools import takewhile
 import numpy as np
 
 from distillab.doctor.batch.markers import ReadRow
-from distillab.doctor.batch.show import row_line, token_names
+from distillab.doctor.batch.show import row_example, token_names
 from distillab.doctor.batch.tokens import TokenFacts
 from distillab.doctor.page import from_page
 from distillab.records import Finding
@@ -65,7 +65,7 @@ def _too_long(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         "answer-start-not-scored",
         f"the prompts of {len(rows):,} rows end with {text!r}; then come {missing} unscored tokens",
         case="tokens",
-        example=(f"{rows[0].placed.row.origin}: {row_line(rows[0].placed, facts)}",),
+        example=row_example(rows[0].placed, facts),
     )
 
 
@@ -89,7 +89,7 @@ def _at_odds(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
                 f"{len(rows):,} rows contain {frame.decode('utf-8', 'replace')!r}: scoring begins before it in "
                 f"{early:,}, and behind it in {late:,}; the lengths may be those of other prompts",
                 case="tokens",
-                example=(f"{rows[0].placed.row.origin}: {row_line(rows[0].placed, facts)}",),
+                example=row_example(rows[0].placed, facts),
             )
     return None
 

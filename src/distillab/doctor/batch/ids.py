@@ -12,10 +12,10 @@ from distillab.data.special import AddedTokens
 from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.rows import BatchRow, Ints
 from distillab.doctor.batch.tokens import TokenFacts
+from distillab.doctor.checks import Checked, Scope, check
 from distillab.doctor.page import from_page
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
-CHECK_ID = "ids"
 _MOST_TOKENS = 4_000
 _FEWEST_TOKENS = 64
 _MUCH_UNKNOWN = 0.02
@@ -30,6 +30,7 @@ _SCRIPTS = 2
 _ONE_SCRIPT = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "HANGUL": "CJK", "FULLWIDTH": "LATIN", "MATHEMATICAL": "LATIN"}
 
 
+@check("ids")
 def check_ids(
     rows: Sequence[BatchRow],
     placed: Sequence[PlacedRow],
@@ -37,7 +38,7 @@ def check_ids(
     *,
     ignore_index: int,
     vocabulary: int | None,
-) -> CheckResult:
+) -> Checked:
     """Compare input ids and labels with what the tokenizer knows.
 
     Args:
@@ -46,13 +47,12 @@ def check_ids(
     """
     tokens = sum(len(row.ids) for row in rows)
     known = len(facts.meanings)
-    scope = f"{len(rows):,} rows, {tokens:,} ids, against {known:,} of the tokenizer"
-    if vocabulary is not None:
-        scope += f" and {vocabulary:,} of the model"
-    found = [_outside(rows, facts, ignore_index, vocabulary), _unknown(rows, facts)]
-    if found[0] is None:
-        found.append(_other_cuts(placed, facts))
-    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(item for item in found if item is not None))
+    models = "" if vocabulary is None else f" and {vocabulary:,} of the model"
+    yield Scope(f"{len(rows):,} rows, {tokens:,} ids, against {known:,} of the tokenizer{models}")
+    outside = _outside(rows, facts, ignore_index, vocabulary)
+    yield outside
+    yield _unknown(rows, facts)
+    yield None if outside else _other_cuts(placed, facts)
 
 
 def _outside(rows: Sequence[BatchRow], facts: TokenFacts, ignore_index: int, vocabulary: int | None) -> Finding | None:

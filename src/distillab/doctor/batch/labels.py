@@ -10,15 +10,16 @@ from distillab.doctor.batch.label_offset import Placement, Shifts
 from distillab.doctor.batch.rows import BatchRow
 from distillab.doctor.batch.show import token_names
 from distillab.doctor.batch.tokens import TokenFacts
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
-CHECK_ID = "labels"
 _SHOWN = 6
 _FEW_TOKENS = 8
 _MOVED = ("ahead", "in_place", "behind", "far", "other_row")
 
 
+@check("labels")
 def check_labels(
     rows: Sequence[BatchRow],
     placed: Sequence[Placement],
@@ -27,7 +28,7 @@ def check_labels(
     shifts: Shifts | None,
     expected: int,
     ignore_index: int,
-) -> CheckResult:
+) -> Checked:
     """Compare the labels with the inputs.
 
     Args:
@@ -36,32 +37,28 @@ def check_labels(
         expected: the offset at which labels were expected.
     """
     compared = sum(placement.compared for placement in placed)
-    scope = f"{len(rows):,} rows, {compared:,} labels compared with the inputs"
+    yield Scope(f"{len(rows):,} rows, {compared:,} labels compared with the inputs")
     if not compared:
-        return CheckResult(check=CHECK_ID, scope=scope, skipped="no label is scored")
-    denoising = sum(placement.kind == "denoising" for placement in placed)
+        raise Skipped("no label is scored")
+    denoising = [number for number, placement in enumerate(placed) if placement.kind == "denoising"]
     if denoising:
-        found = _masked_language(rows, placed, facts, expected, ignore_index)
-        return CheckResult(check=CHECK_ID, scope=scope, findings=(found,))
+        evidence, example = _evidence(rows, placed, denoising, facts, expected, ignore_index)
+        mostly = "the inputs that differ from their labels are mostly the same token"
+        yield from_page("labels-not-inputs", *evidence, mostly, case="masked", example=example)
+        return
     groups: dict[str, list[int]] = {}
     for number, placement in enumerate(placed):
         groups.setdefault(_group(placement, expected), []).append(number)
     _join_moved(groups)
     unplaced = _explained_by_moved(groups)
-    findings = []
     for group, numbers in groups.items():
         if group == "good" or group in unplaced:
             continue
         evidence, example = _evidence(rows, placed, numbers, facts, expected, ignore_index)
         if unplaced and group in _MOVED:
             more = sum(len(groups[name]) for name in unplaced)
-            evidence = (
-                *evidence,
-                f"{more:,} further rows whose labels are not the inputs either, at no known offset",
-            )
-        finding = _finding(group, [placed[number] for number in numbers], facts, shifts, expected, evidence, example)
-        findings.append(finding)
-    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(findings))
+            evidence += (f"{more:,} further rows whose labels are not the inputs either, at no known offset",)
+        yield _finding(group, [placed[number] for number in numbers], facts, shifts, expected, evidence, example)
 
 
 def _group(placement: Placement, expected: int) -> str:
@@ -126,20 +123,6 @@ def _evidence(
     example.append(f"  the scored labels read: {facts.text(row.labels[places])[:200]!r}")
     example.append(f"  the inputs there read:  {facts.text(row.ids[places])[:200]!r}")
     return tuple(evidence), tuple(example)
-
-
-def _masked_language(
-    rows: Sequence[BatchRow], placed: Sequence[Placement], facts: TokenFacts, expected: int, ignore_index: int
-) -> Finding:
-    numbers = [number for number, placement in enumerate(placed) if placement.kind == "denoising"]
-    evidence, example = _evidence(rows, placed, numbers, facts, expected, ignore_index)
-    return from_page(
-        "labels-not-inputs",
-        *evidence,
-        "the inputs that differ from their labels are mostly the same token",
-        case="masked",
-        example=example,
-    )
 
 
 def _finding(

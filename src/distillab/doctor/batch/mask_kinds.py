@@ -53,9 +53,13 @@ def _with_tables(
     inverted = scored > 0 and hidden >= _MOST * scored and ahead >= _MOST * scored
     if inverted:
         tables = [replace(row, table=~row.table) for row in tables if row.table is not None]
-    found = [_inverted_table(hidden, scored)] if inverted else []
+    found = []
+    if inverted:
+        fact = f"{hidden:,} of {scored:,} scored tokens are hidden from themselves, and shown to the token before them"
+        found.append(from_page("attention-mask-inverted", fact, case="table"))
     if factors:
-        found.append(_factors(factors))
+        fact = f"{len(factors):,} rows with a float mask, one entry per query and key, that holds positive numbers"
+        found.append(from_page("attention-mask-kind", fact, case="float table"))
     elif not inverted and scored and ahead >= 0.5 * scored:
         found.append(_ahead(tables, ahead, scored))
     lines = {(row.batch, row.place): _line(row, ignore_index) for row in tables}
@@ -123,14 +127,6 @@ def _inverted_line(hidden: int, shown: int) -> Finding:
     )
 
 
-def _inverted_table(hidden: int, scored: int) -> Finding:
-    return from_page(
-        "attention-mask-inverted",
-        f"{hidden:,} of {scored:,} scored tokens cannot attend to themselves, and the token before can attend to them",
-        case="table",
-    )
-
-
 def _added(rows: Sequence[BatchRow]) -> Finding:
     hidden = sum(int((row.attention == 0).sum()) for row in rows if row.attention is not None)
     total = sum(len(row.ids) for row in rows)
@@ -138,14 +134,6 @@ def _added(rows: Sequence[BatchRow]) -> Finding:
         "attention-mask-kind",
         f"{len(rows):,} rows with one number per token; {total - hidden:,} times 0, {hidden:,} times -9999 or less",
         case="additive",
-    )
-
-
-def _factors(rows: Sequence[BatchRow]) -> Finding:
-    return from_page(
-        "attention-mask-kind",
-        f"{len(rows):,} rows with a float mask, one entry per query and key, that holds positive numbers",
-        case="float table",
     )
 
 

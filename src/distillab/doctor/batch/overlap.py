@@ -7,17 +7,17 @@ from collections.abc import Iterable
 
 from distillab.doctor.batch.rows import Ints
 from distillab.doctor.batch.tokens import TokenFacts, text_range
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
-from distillab.records import CheckResult
 
-CHECK_ID = "train and held-out rows"
 _LEAK = 0.5
 _FEWEST_TOKENS = 2
 
 
+@check("train and held-out rows")
 def check_tokens_overlap(
     train: Iterable[tuple[Ints, Ints | None]], held_out: Iterable[tuple[Ints, Ints | None]], facts: TokenFacts
-) -> CheckResult:
+) -> Checked:
     """Compare rows by their tokens without padding; linear in both.
 
     Args:
@@ -34,21 +34,20 @@ def check_tokens_overlap(
         if digest is not None and digest in known:
             hit += 1
             first = first or (place, known[digest], facts.text(ids[slice(*text_range(ids, attention, facts))][:60]))
-    scope = f"{len(digests):,} training rows, {rows:,} held-out rows"
+    yield Scope(f"{len(digests):,} training rows, {rows:,} held-out rows")
     if not judged:
-        return CheckResult(check=CHECK_ID, scope=scope, skipped="no held-out row has two tokens")
+        raise Skipped("no held-out row has two tokens")
     if first is None:
-        return CheckResult(check=CHECK_ID, scope=scope)
+        return
     certain = hit >= _LEAK * judged
     held, own, text = first
-    finding = from_page(
+    yield from_page(
         "train-held-out-overlap",
         f"{hit:,} of {judged:,} ({hit / judged:.1%}) held-out rows have the tokens of a training row",
         case="all" if certain else "some",
         severity="error" if certain else "warning",
         example=(f"held-out row {held}, training row {own}: {text!r}",),
     )
-    return CheckResult(check=CHECK_ID, scope=scope, findings=(finding,))
 
 
 def _digest(ids: Ints, attention: Ints | None, facts: TokenFacts) -> bytes | None:

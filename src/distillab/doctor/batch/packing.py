@@ -8,30 +8,32 @@ from itertools import pairwise
 
 import numpy as np
 
-from distillab.doctor.batch.bos import answer_begins
 from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.markers import ReadRow
 from distillab.doctor.batch.rows import GivenBatches, Ints
 from distillab.doctor.batch.show import token_names
 from distillab.doctor.batch.tokens import TokenFacts
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
-from distillab.records import CheckResult, Finding
-
-CHECK_ID = "packing"
+from distillab.records import Finding
 
 
-def check_packing(rows: Sequence[ReadRow], facts: TokenFacts, given: GivenBatches) -> CheckResult:
+@check("packing")
+def check_packing(rows: Sequence[ReadRow], facts: TokenFacts, given: GivenBatches) -> Checked:
     """Look for samples behind the first one of a row, by begin and end tokens and by position ids."""
     if not rows:
-        return CheckResult(check=CHECK_ID, scope="0 rows", skipped="no row has labels that are its own tokens")
+        yield Scope("0 rows")
+        raise Skipped("no row has labels that are its own tokens")
     starts = [(row, _starts(row, facts)) for row in rows]
     packed = [(row, at) for row, at in starts if len(at)]
     restarts = [(row.placed, _restarts(row.placed)) for row in rows]
     restarted = sum(len(at) > 0 for _, at in restarts)
-    scope = f"{len(rows):,} rows, {len(packed):,} with BOS or EOS inside, {restarted:,} with position ids that restart"
+    yield Scope(
+        f"{len(rows):,} rows, {len(packed):,} with BOS or EOS inside, {restarted:,} with position ids that restart"
+    )
     marked = given.boundaries is not None or restarted or any(_numbered(row.placed) for row in rows)
-    found = [None if marked else _without_boundaries(packed, rows, facts), _start_scored(restarts, facts)]
-    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(item for item in found if item is not None))
+    yield None if marked else _without_boundaries(packed, rows, facts)
+    yield _start_scored(restarts, facts)
 
 
 def _starts(row: ReadRow, facts: TokenFacts) -> Ints:
@@ -145,3 +147,36 @@ def _start_scored(restarts: Sequence[tuple[PlacedRow, Ints]], facts: TokenFacts)
         f"{sum(len(at) for _, at in hit):,} samples in {len(hit):,} rows",
         example=(f"{placed.row.origin}, position {first}: {'·'.join(around)}",),
     )
+
+
+def answer_begins(row: PlacedRow, facts: TokenFacts) -> Ints:
+    """Places of begin tokens between a prompt, which is not scored, and its answer, which is.
+
+    A sample that follows another one in its row begins with its prompt, behind the end of an answer; here what stands
+    before is not scored and does not end.
+
+    Args:
+        row: with its labels where they are meant.
+    Returns:
+        positions in the row, ascending; none for tokenizers that put no begin token before a text.
+    """
+    if facts.bos is None or facts.bos in facts.ends or facts.bos not in facts.begins:
+        return np.array([], dtype=np.int64)
+    found = []
+    for at in (np.flatnonzero(row.ids[row.start + 1 : row.stop] == facts.bos) + row.start + 1).tolist():
+        scored = row.scored[at] or (at + 1 < row.stop and row.scored[at + 1])
+        if not scored or row.scored[at - 1] or int(row.ids[at - 1]) == facts.bos:
+            continue
+        if not _ended(row, at, facts):
+            found.append(at)
+    return np.array(found, dtype=np.int64)
+
+
+def _ended(row: PlacedRow, at: int, facts: TokenFacts) -> bool:
+    """Whether an end token stands before a place, blanks aside."""
+    for before in row.ids[row.start : at][::-1].tolist():
+        if before in facts.ends:
+            return True
+        if facts.meaning(before).data.strip():
+            return False
+    return False

@@ -13,12 +13,12 @@ from distillab.doctor.batch.frames import shared_frames
 from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.markers import ANSWER, PROMPT, ReadRow
 from distillab.doctor.batch.prompt_end import scored_prompt_ends
-from distillab.doctor.batch.show import row_line
+from distillab.doctor.batch.show import row_example
 from distillab.doctor.batch.tokens import TokenFacts
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
-from distillab.records import CheckResult, Finding, Severity
+from distillab.records import Finding, Severity
 
-CHECK_ID = "scored tokens"
 Learns = Literal["answers", "text", "prompts"]
 _LEAST_INVERTED = 0.25
 _IN_WORDS = 0.15
@@ -28,7 +28,8 @@ _FEWEST_OF_A_TURN, _WHOLE_TURN = 6, 0.9
 _LETTER = re.compile(rb"[A-Za-z]")
 
 
-def check_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns | None) -> CheckResult:
+@check("scored tokens")
+def check_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns | None) -> Checked:
     """Look at which tokens are scored.
 
     Args:
@@ -37,20 +38,21 @@ def check_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns |
     """
     scored = sum(int(row.placed.scored.sum()) for row in rows)
     text = sum(row.placed.stop - row.placed.start for row in rows)
-    scope = f"{len(rows):,} rows, {scored:,} scored of {text:,} tokens of text"
+    yield Scope(f"{len(rows):,} rows, {scored:,} scored of {text:,} tokens of text")
     if not rows:
-        return CheckResult(check=CHECK_ID, scope=scope, skipped="no row has labels that are its own tokens")
-    found = [_nothing(rows, facts), _padding(rows, facts)]
+        raise Skipped("no row has labels that are its own tokens")
+    yield _nothing(rows, facts)
+    yield _padding(rows, facts)
     inverted = _inverted(rows, facts, learns)
-    if inverted is None:
-        prompts = _prompts(rows, facts, learns)
-        whole = learns in ("text", "prompts") or prompts is not None
-        late = _ends_alone(rows, facts) or _late(rows, facts) or _in_words(rows, facts)
-        early = None if whole else scored_prompt_ends(rows, facts)
-        found += [prompts, late, early]
-        found += [] if whole or late or early else [shared_frames(rows, facts)]
-    found.append(inverted)
-    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(item for item in found if item is not None))
+    if inverted is not None:
+        yield inverted
+        return
+    prompts = _prompts(rows, facts, learns)
+    whole = learns in ("text", "prompts") or prompts is not None
+    late = _ends_alone(rows, facts) or _late(rows, facts) or _in_words(rows, facts)
+    early = None if whole else scored_prompt_ends(rows, facts)
+    yield from (prompts, late, early)
+    yield None if whole or late or early else shared_frames(rows, facts)
 
 
 def scored_padding(placed: PlacedRow, facts: TokenFacts) -> NDArray[np.int64]:
@@ -70,7 +72,7 @@ def _nothing(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         f"{len(empty):,} of {len(rows):,} rows have no scored label",
         case="all" if every else "some",
         severity="error" if every else "warning",
-        example=(f"{empty[0].row.origin}: {row_line(empty[0], facts)}",),
+        example=row_example(empty[0], facts),
     )
 
 
@@ -93,7 +95,7 @@ def _padding(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         f"{len(hit):,} of {len(rows):,} rows",
         f"{count:,} of {scored:,} scored tokens are padding ({count / scored:.1%})",
         severity="error" if certain else "warning",
-        example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
+        example=row_example(placed, facts),
     )
 
 
@@ -109,7 +111,7 @@ def _inverted(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None)
         "mask-inverted",
         f"{len(wrong):,} of {len(judged):,} rows with scored tokens",
         severity="error" if learns == "answers" or len(wrong) > 1 else "warning",
-        example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
+        example=row_example(placed, facts),
     )
 
 
@@ -161,7 +163,7 @@ def _prompts(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None) 
         f"{scored:,} scored tokens in all",
         case="prompts" if severity != "note" else "everything",
         severity=severity,
-        example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
+        example=row_example(placed, facts),
     )
 
 
@@ -187,7 +189,7 @@ def _ends_alone(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         "answer-start-not-scored",
         f"in {len(hit):,} of {len(judged):,} rows EOS is the only scored token",
         case="tokens",
-        example=(f"{hit[0].row.origin}: {row_line(hit[0], facts)}",),
+        example=row_example(hit[0], facts),
     )
 
 
@@ -218,7 +220,7 @@ def _late(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         f"{len(late):,} of {answers:,} answers, by the markers of the {row.family_name} template",
         f"unscored tokens at the beginning of each: {left_out}",
         case="tokens",
-        example=(f"{row.placed.row.origin}: {row_line(row.placed, facts)}",),
+        example=row_example(row.placed, facts),
     )
 
 
@@ -241,5 +243,5 @@ def _in_words(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         "answer-start-not-scored",
         f"{len(hit):,} of {judged:,} rows: the last unscored and the first scored token are parts of one word",
         case="inside words",
-        example=(f"{placed.row.origin}: {row_line(placed, facts)}",),
+        example=row_example(placed, facts),
     )

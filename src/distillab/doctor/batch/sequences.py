@@ -7,28 +7,28 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distillab.doctor.batch.bos import answer_begins
 from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.markers import ReadRow
-from distillab.doctor.batch.show import row_line, token_names
+from distillab.doctor.batch.packing import answer_begins
+from distillab.doctor.batch.show import row_example, token_names
 from distillab.doctor.batch.tokens import TokenFacts
+from distillab.doctor.checks import Checked, Scope, check
 from distillab.doctor.page import from_page
-from distillab.records import CheckResult, Finding
-
-CHECK_ID = "rows"
+from distillab.records import Finding
 
 
-def check_sequences(rows: Sequence[ReadRow], judged: Sequence[PlacedRow], facts: TokenFacts) -> CheckResult:
+@check("rows")
+def check_sequences(rows: Sequence[ReadRow], judged: Sequence[PlacedRow], facts: TokenFacts) -> Checked:
     """Look for begin tokens that stand twice or are missing, and for rows that are equal.
 
     Args:
         judged: those of the rows whose labels belong to them, with the labels where they are meant.
     """
     placed = [row.placed for row in rows]
-    scope = f"{len(rows):,} rows, {sum(row.stop - row.start for row in placed):,} tokens of text"
-    doubled = _doubled(placed, facts) or _before_answers(judged, facts)
-    found = [doubled, _missing(rows, facts), _repeated(placed, facts)]
-    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(item for item in found if item is not None))
+    yield Scope(f"{len(rows):,} rows, {sum(row.stop - row.start for row in placed):,} tokens of text")
+    yield _doubled(placed, facts) or _before_answers(judged, facts)
+    yield _missing(rows, facts)
+    yield _repeated(placed, facts)
 
 
 def _doubled(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
@@ -125,5 +125,5 @@ def _repeated(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
         f"{extra:,} of {len(texts):,} rows repeat another one ({extra / len(texts):.1%})",
         f"the most frequent one occurs {most} times: {'; '.join(places[:4])}",
         case="batch",
-        example=(f"{row.row.origin}: {row_line(row, facts)}",),
+        example=row_example(row, facts),
     )

@@ -34,6 +34,11 @@ def row_line(row: PlacedRow, facts: TokenFacts) -> str:
     return _BORDER.join(parts)
 
 
+def row_example(row: PlacedRow, facts: TokenFacts) -> tuple[str]:
+    """Return the line of a row with its place, as the example of a finding."""
+    return (f"{row.row.origin}: {row_line(row, facts)}",)
+
+
 def row_text(row: PlacedRow, facts: TokenFacts) -> Text:
     """The same for a terminal: scored tokens on green, padding in yellow, two shades in turn."""
     result = Text()

@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from distillab.doctor.batch.markers import FAMILIES, Family, ReadRow
 from distillab.doctor.batch.show import token_names
 from distillab.doctor.batch.tokens import END_TEXTS, TokenFacts
+from distillab.doctor.checks import Checked, Scope, check
 from distillab.doctor.page import from_page
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
-CHECK_ID = "chat template"
 _MOST_ROWS, _SOME_ROWS = 0.8, 0.2
 
 
-def check_template(rows: Sequence[ReadRow], facts: TokenFacts) -> CheckResult:
+@check("chat template")
+def check_template(rows: Sequence[ReadRow], facts: TokenFacts) -> Checked:
     """Look at the markers of the known families of templates."""
     own = facts.template.encode() or None
-    scope = f"{len(rows):,} rows; the tokenizer has {'no' if own is None else 'a'} chat template"
-    found = _markers(rows, facts, own) or _ends_in_pieces(rows, facts)
-    return CheckResult(check=CHECK_ID, scope=scope, findings=() if found is None else (found,))
+    yield Scope(f"{len(rows):,} rows; the tokenizer has {'no' if own is None else 'a'} chat template")
+    yield _markers(rows, facts, own) or _ends_in_pieces(rows, facts)
 
 
 def _markers(rows: Sequence[ReadRow], facts: TokenFacts, own: bytes | None) -> Finding | None:

@@ -18,8 +18,7 @@ from distillab.doctor.data.files import read_examples, read_teacher_texts
 from distillab.doctor.data.languages import check_languages
 from distillab.doctor.data.lengths import check_lengths
 from distillab.doctor.data.matching import check_matching
-from distillab.doctor.data.overlap import check_overlap
-from distillab.doctor.data.repeats import check_repeats
+from distillab.doctor.data.overlap import check_overlap, check_repeats
 from distillab.doctor.data.subject import DataSubject, TeacherText
 from distillab.doctor.data.teacher_answers import check_teacher_ends
 from distillab.doctor.data.teacher_sources import check_teacher_sources

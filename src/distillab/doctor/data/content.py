@@ -10,17 +10,15 @@ from transformers import PreTrainedTokenizerFast
 
 from distillab.data.examples import Example
 from distillab.data.rendering import Template
+from distillab.doctor.checks import Checked, Scope, check
 from distillab.doctor.data.damage import check_damage
 from distillab.doctor.data.encoded import EncodedPart
 from distillab.doctor.data.escapes import check_escapes
 from distillab.doctor.data.markers import family_of, marker_in, rendered_by
-from distillab.doctor.data.packages import ENCODINGS, not_checked
-from distillab.doctor.data.truncation import check_cut_texts
-from distillab.doctor.data.words import share, shown
+from distillab.doctor.data.words import ENCODINGS, not_checked, share, shown
 from distillab.doctor.page import from_page
-from distillab.records import CheckResult, Finding, Severity
+from distillab.records import Finding, Severity
 
-CHECK_ID = "texts"
 _MANY = 0.01
 _MUCH_UNKNOWN, _MOSTLY_UNKNOWN = 0.02, 0.5
 _FEWEST = 20
@@ -28,9 +26,10 @@ _MOST_INSIDE, _MOST_AT_END = 0.5, 0.05
 _FEWEST_WORDS = 4
 
 
+@check("texts")
 def check_content(
     examples: Sequence[Example], encoded: EncodedPart, template: Template, tokenizer: PreTrainedTokenizerFast
-) -> CheckResult:
+) -> Checked:
     """Read every text for what a conversion left in it.
 
     Args:
@@ -38,21 +37,15 @@ def check_content(
         tokenizer: the student's.
     """
     characters = sum(len(text) for example in examples for text in example.texts)
-    found = [
-        check_damage(examples),
-        check_escapes(examples),
-        check_cut_texts(examples),
-        _unknown_tokens(encoded, tokenizer),
-        _markers(examples),
-        _rendered(examples, template),
-        _inside(examples),
-    ]
     left_out = not_checked("text read in a wrong encoding", ENCODINGS)
-    return CheckResult(
-        check=CHECK_ID,
-        scope="; ".join(filter(None, (f"{len(examples):,} rows, {characters:,} characters", left_out))),
-        findings=tuple(one for one in found if one is not None),
-    )
+    yield Scope("; ".join(filter(None, (f"{len(examples):,} rows, {characters:,} characters", left_out))))
+    yield check_damage(examples)
+    yield check_escapes(examples)
+    yield check_cut_texts(examples)
+    yield _unknown_tokens(encoded, tokenizer)
+    yield _markers(examples)
+    yield _rendered(examples, template)
+    yield _inside(examples)
 
 
 def _unknown_tokens(encoded: EncodedPart, tokenizer: PreTrainedTokenizerFast) -> Finding | None:
@@ -146,4 +139,49 @@ def _inside(examples: Sequence[Example]) -> Finding | None:
         case="at the end" if leaks else "anywhere",
         severity="warning" if leaks else "note",
         example=(f"{hit[0].origin}: …{hit[0].prompt[-120:]!r}", f"answer: {shown(hit[0].answer)}"),
+    )
+
+
+_FEWEST_CUT, _MANY_CUT, _NEARLY_ALL = 5, 0.02, 0.9
+_SHORTEST = 20
+_CLOSED = frozenset(".!?…。！？\"')]}`>:;|")
+
+
+def check_cut_texts(examples: Sequence[Example]) -> Finding | None:
+    """Look for one length, in characters or bytes, that many texts have and none exceeds."""
+    if not examples or examples[0].kind == "text":  # plain text is often cut into pieces of one length, on purpose
+        return None
+    for what, texts in (
+        ("answers", [(example, answer) for example in examples for answer in example.answers]),
+        ("prompts", [(example, example.prompt) for example in examples]),
+    ):
+        for unit, lengths in (
+            ("characters", [len(text) for _, text in texts]),
+            ("bytes", [len(text.encode("utf-8", "surrogatepass")) for _, text in texts]),
+        ):
+            longest = max(lengths, default=0)
+            # blanks at the cut are often stripped later
+            hit = [pair for pair, length in zip(texts, lengths, strict=True) if longest - 1 <= length <= longest]
+            if _is_cut(hit, longest, len(texts)):
+                return _finding(what, unit, longest, hit, len(texts))
+    return None
+
+
+def _is_cut(hit: Sequence[tuple[Example, str]], longest: int, total: int) -> bool:
+    if longest < _SHORTEST or len(hit) < max(_FEWEST_CUT, _MANY_CUT * total):
+        return False
+    words = [text for _, text in hit if " " in text.strip()]
+    midway = [text for text in words if text.rstrip()[-1:] not in _CLOSED]
+    # labels, hashes and numbers of one length are no texts; equal texts belong to another check
+    return len(words) >= _NEARLY_ALL * len(hit) and len(midway) >= 0.8 * len(hit) and len(set(midway)) >= _FEWEST_CUT
+
+
+def _finding(what: str, unit: str, longest: int, hit: Sequence[tuple[Example, str]], total: int) -> Finding:
+    example, text = hit[0]
+    return from_page(
+        "texts-cut-at-length",
+        f"{share(len(hit), total)} {what} have {longest:,} {unit} (or one less), and none has more",
+        "they do not end with punctuation that ends a sentence",
+        example=(f"{example.origin}: …{shown(text[-60:])}",),
+        words={"what": what, "longest": f"{longest:,}", "unit": unit},
     )

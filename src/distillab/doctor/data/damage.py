@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from distillab.data.examples import Example
-from distillab.doctor.data.packages import ENCODINGS, not_checked
-from distillab.doctor.data.words import share
+from distillab.doctor.data.words import ENCODINGS, not_checked, share
 from distillab.doctor.page import from_page
 from distillab.records import Finding
 

@@ -18,31 +18,32 @@ import numpy as np
 
 from distillab.data.encoding import EncodedRow
 from distillab.data.reading import Reader
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.data.encoded import EncodedPart
 from distillab.doctor.data.words import share
 from distillab.doctor.page import from_page
 from distillab.evaluation.references import reference_lines
-from distillab.records import CheckResult
 
-CHECK_ID = "label entropy"
 _WORTH_SAYING = 0.02
 _MOSTLY_OPEN = 0.5
 _ROWS_A_CONTEXT = 20
 
 
-def check_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -> CheckResult:
+@check("label entropy")
+def check_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -> Checked:
     """State the lowest loss, in nats a scored token, and the unigram and bigram lines beside it.
 
     Args:
         held_out: of the rows to judge by; of no rows where there are none.
     """
     rows, judged = train.cut, held_out.cut
+    yield Scope(train.summary)
     if not rows:
-        return CheckResult(check=CHECK_ID, scope=train.summary, skipped="no row has an answer with a token")
+        raise Skipped("no row has an answer with a token")
     lines = reference_lines(rows, judged or rows, vocabulary=len(reader.tokenizer))
     floor = lowest_loss(rows)
     on = "the held-out answers" if judged else "the same answers"
-    scope = (
+    yield Scope(
         f"{train.summary}, {sum(int(row.answer_mask.sum()) for row in rows):,} scored tokens; nats per token: log V "
         f"{lines.uniform_nats:.2f}, unigram {lines.unigram_nats:.2f} on {on}, "
         f"bigram {_bigram_nats(rows):.2f} on the training answers themselves, lowest loss {floor.nats:.3f}"
@@ -50,30 +51,25 @@ def check_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -> 
     held = lowest_loss(judged) if judged else None
     most = max(floor.nats, held.nats if held is not None else 0.0)
     if most < _WORTH_SAYING:
-        return CheckResult(check=CHECK_ID, scope=scope)
+        return
     texts = train.examples[0].kind == "text"
     open_ = not texts and _says_little(floor, rows)
-    evidence = [_line("training rows", floor)]
-    if held is not None:
-        evidence.append(_line("held-out rows", held))
-    evidence.append(
-        f"unigram {lines.unigram_nats:.2f} nats per token on {on}, bigram {_bigram_nats(rows):.2f} on the training "
-        "answers themselves, which is too low where they are few"
-    )
     why = "texts have the same beginning" if texts else "equal prompts have different answers"
     advice = (
         f"compare held-out losses with it: `distillab doctor run FOLDER --entropy {held.nats:.3f}`"
         if held is not None and held.nats >= _WORTH_SAYING
         else "compare training losses with it; it does not hold for held-out rows whose prompts occur once"
     )
-    finding = from_page(
+    yield from_page(
         "lowest-loss",
-        *evidence,
+        _line("training rows", floor),
+        None if held is None else _line("held-out rows", held),
+        f"unigram {lines.unigram_nats:.2f} nats per token on {on}, bigram {_bigram_nats(rows):.2f} on the training "
+        "answers themselves, which is too low where they are few",
         case="open prompts" if open_ else "repeated prompts",
         severity="warning" if open_ else "note",
         words={"advice": advice, "why": why},
     )
-    return CheckResult(check=CHECK_ID, scope=scope, findings=(finding,))
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,13 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from distillab.data.examples import Example
-from distillab.doctor.data.packages import LANGUAGES, not_checked
-from distillab.doctor.data.words import share, shown
+from distillab.doctor.checks import Checked, Scope, Skipped, check
+from distillab.doctor.data.words import LANGUAGES, not_checked, share, shown
 from distillab.doctor.page import from_page
-from distillab.records import CheckResult
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
-CHECK_ID = "languages"
 _LOOKED_AT = 800
 _FEWEST_LETTERS, _FEWEST_SIGNS, _FEWEST_WORDS = 6, 3, 8
 _MOST_OF_LETTERS = 0.6
@@ -80,15 +78,17 @@ def differ(one: Language | None, two: Language | None) -> bool:
     return one.language is not None and two.language is not None and one.language != two.language
 
 
-def check_languages(examples: Sequence[Example]) -> CheckResult:
+@check("languages")
+def check_languages(examples: Sequence[Example]) -> Checked:
     """Find rows whose answer changes the language of their prompt, where most rows keep it; or the reverse.
 
     Data in which most rows change (translations) is judged by the rows that do not.
     """
+    yield Scope(f"{len(examples):,} rows")
     if examples and examples[0].kind == "text":
-        return CheckResult(check=CHECK_ID, scope=f"{len(examples):,} rows", skipped="plain text has no prompts")
+        raise Skipped("plain text has no prompts")
     if (left_out := not_checked("language", LANGUAGES)) is not None:
-        return CheckResult(check=CHECK_ID, scope=f"{len(examples):,} rows", skipped=left_out)
+        raise Skipped(left_out)
     judged: list[tuple[Example, Language, Language]] = []
     looked = examples[:: max(1, len(examples) // _MOST_ROWS)]
     for example in looked:
@@ -96,21 +96,22 @@ def check_languages(examples: Sequence[Example]) -> CheckResult:
         if prompt_language is not None and answer_language is not None:
             judged.append((example, prompt_language, answer_language))
     scope = f"{len(looked):,} of {len(examples):,} rows, {len(judged):,} with enough letters in prompt and answer"
+    yield Scope(scope)
     if len(judged) < _FEWEST_ROWS:
-        return CheckResult(check=CHECK_ID, scope=scope, skipped="too few rows have enough letters")
+        raise Skipped("too few rows have enough letters")
     common = Counter(str(answer_language) for _, _, answer_language in judged).most_common(3)
-    scope += f"; answers: {', '.join(f'{name} {times:,}' for name, times in common)}"
+    yield Scope(f"{scope}; answers: {', '.join(f'{name} {times:,}' for name, times in common)}")
     changed = [row for row in judged if differ(row[1], row[2])]
     translates = len(changed) > 0.5 * len(judged)
     stays = [row for row in judged if row[1].known and row[2].known and not differ(row[1], row[2])]
     hit = stays if translates else changed
     if not hit:
-        return CheckResult(check=CHECK_ID, scope=scope)
+        return
     example, prompt_language, answer_language = hit[0]
     kinds = Counter(
         f"{prompt_language} → {answer_language}" for _, prompt_language, answer_language in hit
     ).most_common(4)
-    finding = from_page(
+    yield from_page(
         "language-change",
         f"{share(len(hit), len(judged))} rows with enough text",
         ", ".join(f"{kind}: {times:,}" for kind, times in kinds),
@@ -121,7 +122,6 @@ def check_languages(examples: Sequence[Example]) -> CheckResult:
             f"answer: {shown(example.answer)} ({answer_language})",
         ),
     )
-    return CheckResult(check=CHECK_ID, scope=scope, findings=(finding,))
 
 
 @cache

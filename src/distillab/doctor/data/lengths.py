@@ -8,19 +8,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from distillab.data.examples import Example
+from distillab.doctor.checks import Checked, Scope, check
 from distillab.doctor.data.encoded import EncodedPart
 from distillab.doctor.data.words import share, shown
 from distillab.doctor.page import from_page
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
-CHECK_ID = "answer lengths"
 _FEWEST = 20
 _SAME_SHARE = 0.5
 _ONE_TOKEN_SHARE = 0.5
 _CUT_SHARE = 0.01
 
 
-def check_lengths(examples: Sequence[Example], encoded: EncodedPart) -> CheckResult:
+@check("answer lengths")
+def check_lengths(examples: Sequence[Example], encoded: EncodedPart) -> Checked:
     """Look at the answers' lengths, as texts and in the student's tokens.
 
     Args:
@@ -32,14 +33,12 @@ def check_lengths(examples: Sequence[Example], encoded: EncodedPart) -> CheckRes
     scope = encoded.summary
     if len(tokens):
         scope += f"; answers of {_quantiles(tokens)} tokens with EOS, rows of {_quantiles(lengths)}"
-    found = [
-        _empty(examples),
-        _no_room(encoded),
-        _cut_off(encoded, tokens, lengths),
-        _one_token(encoded, tokens),
-        _equal(examples),
-    ]
-    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(one for one in found if one is not None))
+    yield Scope(scope)
+    yield _empty(examples)
+    yield _no_room(encoded)
+    yield _cut_off(encoded, tokens, lengths)
+    yield _one_token(encoded, tokens)
+    yield _equal(examples)
 
 
 def _quantiles(values: np.ndarray[tuple[int], np.dtype[np.int64]]) -> str:

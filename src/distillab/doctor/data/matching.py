@@ -6,24 +6,25 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from distillab.data.examples import Example
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.data.words import share, shown, words_of
 from distillab.doctor.page import from_page
-from distillab.records import CheckResult
 
-CHECK_ID = "answers and their prompts"
 _RARE = 5
 _FEWEST_ROWS = 30
 _STRONG = 2
 _OTHERS, _OWN = 0.6, 0.1
 
 
-def check_matching(examples: Sequence[Example]) -> CheckResult:
+@check("answers and their prompts")
+def check_matching(examples: Sequence[Example]) -> Checked:
     """Look for answers that stand beside another row's prompt.
 
     A word that few prompts have is strong evidence. An answer votes for the prompt that shares most rare words with it.
     """
     if not examples or examples[0].kind == "text":
-        return CheckResult(check=CHECK_ID, scope=f"{len(examples):,} rows", skipped="plain text has no prompts")
+        yield Scope(f"{len(examples):,} rows")
+        raise Skipped("plain text has no prompts")
     prompts = [set(words_of(example.prompt)) for example in examples]
     where: defaultdict[str, list[int]] = defaultdict(list)
     for place, words in enumerate(prompts):
@@ -49,28 +50,22 @@ def check_matching(examples: Sequence[Example]) -> CheckResult:
             others += 1
             moves[best - place] += 1
             first = first or (place, best)
-    scope = f"{len(examples):,} rows, {judged:,} with answers that share rare words with a prompt"
+    yield Scope(f"{len(examples):,} rows, {judged:,} with answers that share rare words with a prompt")
     if judged < _FEWEST_ROWS:
-        return CheckResult(check=CHECK_ID, scope=scope, skipped="too few answers share rare words with any prompt")
+        raise Skipped("too few answers share rare words with any prompt")
     if first is None or others < _OTHERS * judged or own > _OWN * judged:
-        return CheckResult(check=CHECK_ID, scope=scope)
+        return
     step, times = moves.most_common(1)[0]
-    evidence = [
+    moved = f"{times:,} of these prompts are {step:+,} rows away: one column is shifted relative to the other"
+    place, best = first
+    yield from_page(
+        "answers-of-other-prompts",
         f"of {judged:,} answers that share {_STRONG} rare words or more with a prompt, {own:,} do so with their own",
         f"{share(others, judged)} share them with another row's prompt and none with their own",
-    ]
-    if times >= 0.5 * others:
-        evidence.append(
-            f"{times:,} of these prompts are {step:+,} rows away: one column is shifted relative to the other"
-        )
-    place, best = first
-    finding = from_page(
-        "answers-of-other-prompts",
-        *evidence,
+        moved if times >= 0.5 * others else None,
         example=(
             f"{examples[place].origin}: {shown(examples[place].prompt)}",
             f"its answer: {shown(examples[place].answer)}",
             f"{examples[best].origin} would fit: {shown(examples[best].prompt)}",
         ),
     )
-    return CheckResult(check=CHECK_ID, scope=scope, findings=(finding,))

@@ -1,19 +1,19 @@
-"""Find held-out rows that are also in the training rows: equal, nearly equal, same prompt, or same answer."""
+"""Rows that repeat each other, and held-out rows that are training rows too: equal, nearly so, or in part."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distillab.data.examples import Example
-from distillab.doctor.data.repeats import plain_row
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.data.words import plain_form, share, shown, word_groups
 from distillab.doctor.page import from_page
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
-CHECK_ID = "train and held-out rows"
 _GROUP = 8
 _FEWEST_GROUPS = 16
 _NEAR = 0.8
@@ -24,23 +24,24 @@ _LONG_ANSWER = 20
 _BLOCK = 4_000
 
 
-def check_overlap(train: Sequence[Example], held_out: Sequence[Example]) -> CheckResult:
+@check("train and held-out rows")
+def check_overlap(train: Sequence[Example], held_out: Sequence[Example]) -> Checked:
     """Compare the two parts: equal rows, rows of nearly the same words, equal prompts, equal long answers."""
-    scope = f"{len(train):,} training rows, {len(held_out):,} held-out rows"
+    yield Scope(f"{len(train):,} training rows, {len(held_out):,} held-out rows")
     if not held_out:
-        return CheckResult(check=CHECK_ID, scope=scope, skipped="there are no held-out rows (--held-out FILE)")
+        raise Skipped("there are no held-out rows (--held-out FILE)")
     contents = {example.content: example for example in train}
     plain = {plain_row(example): example for example in train}
     exact = [example for example in held_out if example.content in contents]
     alike = [example for example in held_out if example.content not in contents and plain_row(example) in plain]
     rest = [example for example in held_out if plain_row(example) not in plain and example.content not in contents]
     near = _near(train, rest)
-    found = [_rows(exact, alike, near, contents, plain, len(held_out))]
+    yield _rows(exact, alike, near, contents, plain, len(held_out))
     if held_out[0].kind != "text":
         near_keys = {example.key for example, _, _ in near}
         others = [example for example in rest if example.key not in near_keys]
-        found += [_prompts(train, others, len(held_out)), _answers(train, others, len(held_out))]
-    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(one for one in found if one is not None))
+        yield _prompts(train, others, len(held_out))
+        yield _answers(train, others, len(held_out))
 
 
 def _rows(
@@ -161,3 +162,82 @@ def _among(hashes: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.
 
 def _text(example: Example) -> str:
     return " ".join(example.texts)
+
+
+_MANY = 0.01
+_SHORT_WORDS = 3
+_MOST_ANSWERS_SHOWN = 3
+
+
+@check("repeated rows")
+def check_repeats(examples: Sequence[Example]) -> Checked:
+    """Count rows that stand more than once, and prompts with different answers."""
+    prompts = len({prompt_of(example) for example in examples})
+    scope = f"{len(examples):,} rows"
+    if examples and examples[0].kind != "text":
+        scope += f", {prompts:,} different prompts"
+    yield Scope(scope)
+    yield _repeated(examples)
+    yield _several_answers(examples)
+
+
+def prompt_of(example: Example) -> Hashable:
+    """All that stands before the last answer, for telling prompts apart."""
+    return example.messages[:-1] if example.kind == "messages" else example.prompt
+
+
+def plain_row(example: Example) -> str:
+    """The row's texts without case and white space."""
+    if example.kind == "text":
+        return plain_form(example.prompt + example.answer)
+    return "\x1f".join(plain_form(text) for text in example.texts)
+
+
+def _repeated(examples: Sequence[Example]) -> Finding | None:
+    exact = Counter(example.content for example in examples)
+    plain = Counter(plain_row(example) for example in examples)
+    extra, extra_plain = len(examples) - len(exact), len(examples) - len(plain)
+    if not extra_plain:
+        return None
+    row, times = plain.most_common(1)[0]
+    places = [example for example in examples if plain_row(example) == row]
+    evidence = [f"{share(extra, len(examples))} rows repeat another one exactly"]
+    if extra_plain > extra:
+        evidence.append(f"{share(extra_plain, len(examples))} do when case and white space are ignored")
+    evidence.append(
+        f"the most frequent one occurs {times:,} times: {'; '.join(example.origin for example in places[:4])}"
+    )
+    return from_page(
+        "duplicated-rows",
+        *evidence,
+        case="data",
+        severity="warning" if extra_plain >= _MANY * len(examples) else "note",
+        example=(f"{shown(places[0].prompt)} → {shown(places[0].answer)}",),
+    )
+
+
+def _several_answers(examples: Sequence[Example]) -> Finding | None:
+    if not examples or examples[0].kind == "text":
+        return None
+    answers: defaultdict[Hashable, Counter[str]] = defaultdict(Counter)
+    for example in examples:
+        answers[prompt_of(example)][plain_form(example.answer)] += 1
+    several = {prompt: own for prompt, own in answers.items() if len(own) > 1}
+    if not several:
+        return None
+    rows = sum(own.total() for own in several.values())
+    # a label is right or wrong, a sentence can be written in many ways
+    labels = all(len(text.split()) <= _SHORT_WORDS for own in several.values() for text in own)
+    prompt, own = max(several.items(), key=lambda pair: len(pair[1]))
+    first = next(example for example in examples if prompt_of(example) == prompt)
+    return from_page(
+        "prompts-with-several-answers",
+        f"{share(len(several), len(answers))} prompts have different answers; {share(rows, len(examples))} rows",
+        f"one prompt has {len(own):,} different answers in {own.total():,} rows",
+        case="short" if labels else "long",
+        severity="warning" if labels and rows >= _MANY * len(examples) else "note",
+        example=(
+            shown(first.prompt),
+            *(f"→ {shown(text)}, {times:,} times" for text, times in own.most_common(_MOST_ANSWERS_SHOWN)),
+        ),
+    )

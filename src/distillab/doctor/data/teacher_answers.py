@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.data.subject import TeacherText
 from distillab.doctor.data.words import plain_form, share, shown
 from distillab.doctor.page import from_page
 from distillab.doctor.run.answers import repeated_share
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
-CHECK_ID = "teacher's answers"
 _FEWEST = 20
 _CUT_SHARE, _ALL_CUT = 0.05, 0.95
 _LOOP_WORDS, _LOOP_SHARE, _LOOP_MANY = 12, 0.5, 0.02
@@ -28,29 +28,27 @@ _SAME_SHARE = 0.5
 _PHRASES = Path(__file__).parent / "refusals.toml"
 
 
+@check("teacher's answers")
 def check_teacher_ends(
     texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]], *, plain_text: bool
-) -> CheckResult:
+) -> Checked:
     """Look at answers for what makes them unfit to be learned from.
 
     Args:
         references: the data set's own answers, by prompt.
         plain_text: the teacher went on with texts, which have no natural end.
     """
+    yield Scope(f"{len(texts):,} answers")
     if not texts:
-        return CheckResult(check=CHECK_ID, scope="0 answers", skipped="there are no answers of a teacher (--answers)")
+        raise Skipped("there are no answers of a teacher (--answers)")
     known = sum(text.finished is not None for text in texts)
-    scope = f"{len(texts):,} answers to {len({text.prompt for text in texts}):,} prompts"
-    if not known:
-        scope += "; without a column finish_reason, which answers were cut is not known"
-    found = [
-        _cut_off([text for text in texts if text.finished is not None], plain_text=plain_text),
-        _empty(texts),
-        _loops(texts),
-        _refusals(texts, references),
-        _same(texts),
-    ]
-    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(one for one in found if one is not None))
+    ends = "" if known else "; without a column finish_reason, which answers were cut is not known"
+    yield Scope(f"{len(texts):,} answers to {len({text.prompt for text in texts}):,} prompts{ends}")
+    yield _cut_off([text for text in texts if text.finished is not None], plain_text=plain_text)
+    yield _empty(texts)
+    yield _loops(texts)
+    yield _refusals(texts, references)
+    yield _same(texts)
 
 
 def refuses(text: str) -> bool:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.data.languages import Language, differ, language_of
 from distillab.doctor.data.markers import family_of, marker_in
-from distillab.doctor.data.packages import LANGUAGES, not_checked
 from distillab.doctor.data.subject import TeacherText
-from distillab.doctor.data.words import plain_form, share, shown
+from distillab.doctor.data.words import LANGUAGES, not_checked, plain_form, share, shown
 from distillab.doctor.page import from_page
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
-CHECK_ID = "teacher's answers and the data"
 _FEWEST = 20
 _PROMPT_WORDS, _ECHO, _EVERY_ECHO = 4, 0.05, 0.9
 _MANY = 0.01
@@ -21,24 +20,26 @@ _LANGUAGE_MANY, _FEWEST_LANGUAGE = 0.02, 3
 _LONG_WORDS, _COPIES = 12, 0.2
 
 
-def check_teacher_sources(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]]) -> CheckResult:
+@check("teacher's answers and the data")
+def check_teacher_sources(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]]) -> Checked:
     """Compare answers with their prompts and with the data set's own answers.
 
     Args:
         references: the data set's own answers, by prompt.
     """
+    yield Scope(f"{len(texts):,} answers")
     if not texts:
-        return CheckResult(check=CHECK_ID, scope="0 answers", skipped="there are no answers of a teacher (--answers)")
+        raise Skipped("there are no answers of a teacher (--answers)")
     known = sum(text.prompt in references for text in texts)
     left_out = not_checked("language", LANGUAGES)
-    found = [_echoes(texts, references), _markers(texts, references), _copies(texts, references)]
-    if left_out is None:
-        found.append(_languages(texts, references))
-    return CheckResult(
-        check=CHECK_ID,
-        scope="; ".join(filter(None, (f"{len(texts):,} answers, {known:,} to prompts of the training rows", left_out))),
-        findings=tuple(one for one in found if one is not None),
+    yield Scope(
+        "; ".join(filter(None, (f"{len(texts):,} answers, {known:,} to prompts of the training rows", left_out)))
     )
+    yield _echoes(texts, references)
+    yield _markers(texts, references)
+    yield _copies(texts, references)
+    if left_out is None:
+        yield _languages(texts, references)
 
 
 def _echoes(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]]) -> Finding | None:

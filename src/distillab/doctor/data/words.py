@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import chain
 
 import numpy as np
@@ -98,3 +99,11 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
+
+
+LANGUAGES, ENCODINGS = "py3langid", "ftfy"
+
+
+def not_checked(what: str, package: str) -> str | None:
+    """Return the words for what is left out because a package is missing; None: it is there."""
+    return None if find_spec(package) is not None else f"not checked: {what} (pip install 'distillab[text]')"

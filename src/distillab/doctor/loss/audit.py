@@ -8,12 +8,11 @@ from dataclasses import replace
 
 from distillab.doctor.loss.call import Given, LossCaller, LossFunction, Measured, Role, described_call
 from distillab.doctor.loss.description import description
-from distillab.doctor.loss.divisors import divisor_findings
 from distillab.doctor.loss.equality import equality_findings
 from distillab.doctor.loss.formulas import PLAIN, WITH_SHARES, Fit, recognised
 from distillab.doctor.loss.numerics import input_findings, number_findings
 from distillab.doctor.loss.positions import pairing_findings, position_findings, unshifted, unshifted_findings
-from distillab.doctor.loss.reduction import measured_reductions
+from distillab.doctor.loss.reduction import divisor_findings, measured_reductions
 from distillab.doctor.loss.sample_problem import LogitBatch, invented
 from distillab.doctor.loss.subject import Subject, alike, measured
 from distillab.doctor.loss.temperature import measured_response, temperature_findings
@@ -87,15 +86,15 @@ def _checked(
     stopped = _unusable(caller, batch, base)
     if stopped is not None:
         return [stopped]
-    findings = input_findings(base.changed)
-    subject = measured(caller, batch, base, stated=stated, padded=padded)
+    findings = list(input_findings(base.changed))
+    subject = measured(caller, batch, base, padded=padded)
     if not stated and unshifted(subject):
         # consistently so: the function of a caller that shifts. It is examined as such from here on.
         findings += unshifted_findings(subject, severity="warning")
         caller = replace(caller, given="shifted")
         base = caller(batch)
-        subject = measured(caller, batch, base, stated=False, padded=padded)
-    wrong_softmax = softmax_findings(subject)
+        subject = measured(caller, batch, base, padded=padded)
+    wrong_softmax = list(softmax_findings(subject))
     if wrong_softmax:
         return findings + wrong_softmax
     if subject.footprint.offset is None:

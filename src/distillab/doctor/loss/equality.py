@@ -6,6 +6,7 @@ Shape letters: B sequences, L positions, N positions that count, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -23,25 +24,31 @@ _STEPS = 200
 _CLEARLY = math.log(1.25)
 
 
-def equality_findings(subject: Subject, fit: Fit | None) -> list[Finding]:
+def equality_findings(subject: Subject, fit: Fit | None) -> Iterator[Finding]:
     """Return what is wrong with the place where the loss is lowest.
 
     Args:
         fit: the formula that explains the gradient best; None where none was looked for.
     """
     if not subject.teacher_is_target or not subject.reads_teacher_alone:
-        return []
+        return
     if fit is not None and fit.holds and fit.formula.mistake is not None:
-        return [_mistaken(subject, fit)]
+        yield _mistaken(subject, fit)
+        return
     if fit is not None and fit.holds and fit.formula.family == "of_likeliest":
-        return [_only_the_likeliest()]
+        fact = "the gradient is that of a cross-entropy with argmax(teacher_logits)"
+        yield from_page("loss-drops-teacher-tail", fact, case="argmax")
+        return
     if subject.left_at_teacher < NOTHING_LEFT:
-        return _upside_down(subject) or _unnormalised(subject, fit)
+        yield from list(_upside_down(subject)) or _unnormalised(subject, fit)
+        return
     ratio = one_sided(subject)
     if ratio is not None:
-        return [_one_sided(subject, ratio)]
+        yield _one_sided(subject, ratio)
+        return
     # a teacher that is cut to its top k without the rest has another finding
-    return [_elsewhere(subject)] if kept_tokens(subject) is None else []
+    if kept_tokens(subject) is None:
+        yield _elsewhere(subject)
 
 
 def _facts(subject: Subject) -> tuple[str, str]:
@@ -62,35 +69,27 @@ def _mistaken(subject: Subject, fit: Fit) -> Finding:
     )
 
 
-def _only_the_likeliest() -> Finding:
-    return from_page(
-        "loss-drops-teacher-tail", "the gradient is that of a cross-entropy with argmax(teacher_logits)", case="argmax"
-    )
-
-
-def _upside_down(subject: Subject) -> list[Finding]:
+def _upside_down(subject: Subject) -> Iterator[Finding]:
     at_teacher, elsewhere = subject.soft_value_at_teacher, subject.soft_value
     if elsewhere >= at_teacher - 1e-4 * max(abs(at_teacher), abs(elsewhere)):
-        return []
-    return [from_page("loss-not-minimal-at-teacher", *_facts(subject), case="highest")]
+        return
+    yield from_page("loss-not-minimal-at-teacher", *_facts(subject), case="highest")
 
 
-def _unnormalised(subject: Subject, fit: Fit | None) -> list[Finding]:
+def _unnormalised(subject: Subject, fit: Fit | None) -> Iterator[Finding]:
     """Return the finding of exp(logits) in place of probabilities: right except for a weight at each position."""
     if fit is None or not fit.holds or not fit.formula.tempered or not fit.formula.nats:
-        return []
+        return
     raised = subject.caller.attempt(replace(subject.batch, teacher=subject.batch.teacher + 1.0))
     if raised is None or alike(raised, subject.base, share=1e-2):
-        return []
-    return [
-        from_page(
-            "loss-mixes-logs-and-probabilities",
-            f"all teacher logits plus 1, which is the same distribution: value {raised.value:.4g} instead of "
-            f"{subject.base.value:.4g}",
-            f"the positions' weights differ by a factor of {float(fit.weights.max() / fit.weights.min()):.3g}",
-            case="teacher",
-        )
-    ]
+        return
+    yield from_page(
+        "loss-mixes-logs-and-probabilities",
+        f"all teacher logits plus 1, which is the same distribution: value {raised.value:.4g} instead of "
+        f"{subject.base.value:.4g}",
+        f"the positions' weights differ by a factor of {float(fit.weights.max() / fit.weights.min()):.3g}",
+        case="teacher",
+    )
 
 
 def one_sided(subject: Subject) -> float | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -246,20 +245,3 @@ def lowest(function: Callable[[float], float], low: float, high: float, *, steps
         else:
             left += third
     return (left + right) / 2
-
-
-Family = Literal[
-    "forward_kl",
-    "reverse_kl",
-    "jensen_shannon",
-    "total_variation",
-    "squared_logits",
-    "squared_probabilities",
-    "sorted_probabilities",
-    "of_likeliest",
-    "skewed_forward_kl",
-    "skewed_reverse_kl",
-    "mixed_kl",
-    "adaptive_kl",
-    "alpha_beta",
-]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,24 +20,22 @@ _GAP = 60.0
 _MASKED = 3
 
 
-def number_findings(subject: Subject) -> list[Finding]:
+def number_findings(subject: Subject) -> Iterator[Finding]:
     """Run all of this module's checks."""
-    return [
-        *_minus_infinity(subject),
-        *_large_gaps(subject),
-        *_nothing_scored(subject),
-        *_bfloat16(subject),
-        *_other_width(subject),
-    ]
+    yield from _minus_infinity(subject)
+    yield from _large_gaps(subject)
+    yield from _nothing_scored(subject)
+    yield from _bfloat16(subject)
+    yield from _other_width(subject)
 
 
-def _minus_infinity(subject: Subject) -> list[Finding]:
+def _minus_infinity(subject: Subject) -> Iterator[Finding]:
     batch = subject.batch
     free = torch.ones(batch.student.shape[2], dtype=torch.bool)
     free[batch.labels[batch.labels >= 0]] = False
     ids = free.nonzero()[:_MASKED, 0]
     if len(ids) == 0:
-        return []
+        return
 
     def masked(logits: torch.Tensor) -> torch.Tensor:
         return logits.index_fill(2, ids, -torch.inf)
@@ -55,39 +54,35 @@ def _minus_infinity(subject: Subject) -> list[Finding]:
             what = "value and gradient are" if now.value != now.value else "the gradient is"
             evidence.append(f"{words}: {what} NaN")
     if not evidence:
-        return []
-    return [from_page("loss-nan-at-minus-infinity", *evidence)]
+        return
+    yield from_page("loss-nan-at-minus-infinity", *evidence)
 
 
-def _large_gaps(subject: Subject) -> list[Finding]:
+def _large_gaps(subject: Subject) -> Iterator[Finding]:
     batch = subject.batch
     tried = replace(batch, student=batch.student * _GAP, teacher=batch.teacher * _GAP)
     now = subject.caller.attempt(tried)
     if now is None or now.finite:
-        return []
-    return [
-        from_page(
-            "loss-not-finite-at-large-gaps",
-            f"logits between {tried.teacher.min():.0f} and {tried.teacher.max():.0f}: value {now.value:g}",
-        )
-    ]
+        return
+    yield from_page(
+        "loss-not-finite-at-large-gaps",
+        f"logits between {tried.teacher.min():.0f} and {tried.teacher.max():.0f}: value {now.value:g}",
+    )
 
 
-def _nothing_scored(subject: Subject) -> list[Finding]:
+def _nothing_scored(subject: Subject) -> Iterator[Finding]:
     if "labels" not in subject.caller.takes or subject.caller.given == "scored":
-        return []
+        return
     now = subject.caller.attempt(replace(subject.batch, labels=torch.full_like(subject.batch.labels, -100)))
     if now is None or not now.has_nan:
-        return []
+        return
     in_gradient = bool(now.gradient.isnan().any())
-    return [
-        from_page(
-            "loss-nan-when-nothing-is-scored",
-            "all labels -100: value NaN, gradient " + ("NaN" if in_gradient else "finite"),
-            case="gradient" if in_gradient else "value",
-            severity="warning" if in_gradient else "note",
-        )
-    ]
+    yield from_page(
+        "loss-nan-when-nothing-is-scored",
+        "all labels -100: value NaN, gradient " + ("NaN" if in_gradient else "finite"),
+        case="gradient" if in_gradient else "value",
+        severity="warning" if in_gradient else "note",
+    )
 
 
 class _Softmaxes(TorchDispatchMode):
@@ -121,54 +116,49 @@ def _lowers(subject: Subject) -> Finding | None:
     )
 
 
-def _bfloat16(subject: Subject) -> list[Finding]:
+def _bfloat16(subject: Subject) -> Iterator[Finding]:
     lowers = _lowers(subject)
     if lowers is not None:
-        return [lowers]
+        yield lowers
+        return
     batch = subject.batch
     near = batch.teacher + _NEAR * fresh_logits(batch, seed=13)
     teacher, student = batch.teacher.bfloat16(), near.bfloat16()
     exact = subject.caller.attempt(replace(batch, student=student.float(), teacher=teacher.float()))
     rounded = subject.caller.attempt(replace(batch, student=student, teacher=teacher))
     if exact is None or rounded is None or not exact.finite:
-        return []
+        return
     size = float(exact.gradient.norm())
     off = float((rounded.gradient - exact.gradient).norm()) / max(size, 1e-30)
     if off < 0.25:
-        return []
-    return [
-        from_page(
-            "loss-imprecise-in-bfloat16",
-            f"the same logits: value {exact.value:.4g} in float32, {rounded.value:.4g} in bfloat16",
-            f"the gradient is off by {off:.0%} of its length",
-            case="in bfloat16",
-        )
-    ]
+        return
+    yield from_page(
+        "loss-imprecise-in-bfloat16",
+        f"the same logits: value {exact.value:.4g} in float32, {rounded.value:.4g} in bfloat16",
+        f"the gradient is off by {off:.0%} of its length",
+        case="in bfloat16",
+    )
 
 
-def _other_width(subject: Subject) -> list[Finding]:
+def _other_width(subject: Subject) -> Iterator[Finding]:
     batch = subject.batch
     more = fresh_logits(batch, seed=17)[..., :5]
     wider = replace(batch, teacher=torch.cat([batch.teacher, more], dim=2))
     now = subject.caller.attempt(wider)
     if now is None or not subject.footprint.teacher.any():
-        return []
+        return
     cut = abs(now.value - subject.base.value) < 1e-5 * abs(subject.base.value)
     vocabulary = batch.student.shape[2]
-    return [
-        from_page(
-            "loss-accepts-other-width",
-            f"{vocabulary} tokens of the student, {vocabulary + 5} of the teacher: value {now.value:.4g}",
-            f"with the teacher cut to {vocabulary} before its softmax: {subject.base.value:.4g}",
-            severity="note" if cut else "warning",
-        )
-    ]
+    yield from_page(
+        "loss-accepts-other-width",
+        f"{vocabulary} tokens of the student, {vocabulary + 5} of the teacher: value {now.value:.4g}",
+        f"with the teacher cut to {vocabulary} before its softmax: {subject.base.value:.4g}",
+        severity="note" if cut else "warning",
+    )
 
 
-def input_findings(changed: tuple[str, ...]) -> list[Finding]:
+def input_findings(changed: tuple[str, ...]) -> Iterator[Finding]:
     """Return a finding if the function writes into the logits that it is given."""
     if not changed:
-        return []
-    return [
-        from_page("loss-changes-its-inputs", *tuple(f"{side}'s logits are changed by the call" for side in changed))
-    ]
+        return
+    yield from_page("loss-changes-its-inputs", *tuple(f"{side}'s logits are changed by the call" for side in changed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
@@ -25,67 +26,60 @@ def unshifted(subject: Subject) -> bool:
     return subject.hard.offset == 0 and (by_mask or not reads_teacher)
 
 
-def unshifted_findings(subject: Subject, *, severity: Severity) -> list[Finding]:
+def unshifted_findings(subject: Subject, *, severity: Severity) -> Iterator[Finding]:
     """Return findings of labels, and of the mask made from them, that are one position late."""
-    findings = []
     if subject.hard.offset == 0:
-        findings.append(_labels_not_shifted(0, severity))
+        yield _labels_not_shifted(0, severity)
     if torch.equal(subject.footprint.teacher, subject.batch.at_labels(0)):
-        findings.append(_mask_not_shifted(subject, severity))
-    return findings
+        yield _mask_not_shifted(subject, severity)
 
 
-def position_findings(subject: Subject) -> list[Finding]:
+def position_findings(subject: Subject) -> Iterator[Finding]:
     """Return all findings on positions, for a function that is called as intended."""
     if subject.caller.given == "scored":
-        return []
-    findings = []
+        return
     right, teacher = subject.batch.scored, subject.footprint.teacher
     offset = subject.hard.offset
     if offset == -2:
-        findings.append(_shifted_twice("labels", subject))
+        yield _shifted_twice("labels", subject)
     elif offset not in (None, -1):
-        findings.append(_labels_not_shifted(offset or 0, "error"))
+        yield _labels_not_shifted(offset or 0, "error")
     if subject.footprint.offset or subject.footprint.of_other_rows:
-        return findings  # the teacher's part does not belong to these labels
+        return  # the teacher's part does not belong to these labels
     by_labels = torch.equal(teacher, subject.batch.at_labels(0)), torch.equal(teacher, subject.batch.at_labels(2))
     if by_labels[0]:
-        findings.append(_mask_not_shifted(subject, "error"))
+        yield _mask_not_shifted(subject, "error")
     elif by_labels[1] and offset != -2:
-        findings.append(_shifted_twice("mask", subject))
+        yield _shifted_twice("mask", subject)
     elif not by_labels[1]:
-        findings += _counted(subject, teacher, "the teacher's part")
+        yield from _counted(subject, teacher, "the teacher's part")
         missing = right & ~teacher
         if teacher.any() and missing.any():
-            findings.append(_misses(subject, missing))
+            yield _misses(subject, missing)
     own = subject.footprint.student & ~teacher & (subject.hard.weight == 0)
     if offset in (None, -1) and own.any():
-        findings += _counted(subject, own, "a part that uses neither teacher nor label there")
-    return findings
+        yield from _counted(subject, own, "a part that uses neither teacher nor label there")
 
 
-def pairing_findings(subject: Subject) -> list[Finding]:
+def pairing_findings(subject: Subject) -> Iterator[Finding]:
     """Return findings if a position's gradient does not come from the teacher's logits of the same position and row."""
     if subject.footprint.of_other_rows:
-        return [_other_rows(subject)]
+        yield _other_rows(subject)
+        return
     offset = subject.footprint.offset
     if offset:
         rolled = subject.caller.attempt(
             replace(subject.batch, student=subject.batch.teacher, teacher=subject.batch.teacher.roll(-offset, dims=1))
         )
-        shifted = [] if rolled is None else [f"value with the teacher {-offset:+d} position: {rolled.value:.4g}"]
-        return [
-            from_page(
-                "loss-reads-teacher-elsewhere",
-                f"the teacher's logits of position t change the gradient of the student's position t{offset:+d}",
-                f"value at student = teacher: {subject.equal.value:.4g}",
-                *shifted,
-                case="positions",
-            )
-        ]
-    if subject.footprint.mixed > 0.5:
-        return [from_page("loss-mixes-positions", f"so for {subject.footprint.mixed:.0%} of the positions that count")]
-    return []
+        yield from_page(
+            "loss-reads-teacher-elsewhere",
+            f"the teacher's logits of position t change the gradient of the student's position t{offset:+d}",
+            f"value at student = teacher: {subject.equal.value:.4g}",
+            None if rolled is None else f"value with the teacher {-offset:+d} position: {rolled.value:.4g}",
+            case="positions",
+        )
+    elif subject.footprint.mixed > 0.5:
+        yield from_page("loss-mixes-positions", f"so for {subject.footprint.mixed:.0%} of the positions that count")
 
 
 def _other_rows(subject: Subject) -> Finding:
@@ -136,32 +130,26 @@ def _shifted_twice(what: Literal["labels", "mask"], subject: Subject) -> Finding
     )
 
 
-def _counted(subject: Subject, counted: Tensor, part: str) -> list[Finding]:
+def _counted(subject: Subject, counted: Tensor, part: str) -> Iterator[Finding]:
     batch = subject.batch
     extra = counted & ~batch.scored
     padding = extra & (batch.attention == 0)
     tokens = extra & (batch.attention == 1)
-    findings = []
     if padding.any():
-        findings.append(
-            from_page(
-                "loss-counts-padding",
-                f"{int(padding.sum())} of {int(counted.sum())} positions that count are padding ({part})",
-                "it is given labels or a mask"
-                if subject.takes_mask
-                else "it is given neither labels nor a mask, so only its caller can remove padding",
-                severity="error" if subject.takes_mask else "warning",
-            )
+        yield from_page(
+            "loss-counts-padding",
+            f"{int(padding.sum())} of {int(counted.sum())} positions that count are padding ({part})",
+            "it is given labels or a mask"
+            if subject.takes_mask
+            else "it is given neither labels nor a mask, so only its caller can remove padding",
+            severity="error" if subject.takes_mask else "warning",
         )
     if tokens.any() and subject.takes_mask:
-        findings.append(
-            from_page(
-                "loss-counts-prompt",
-                f"{int(tokens.sum())} of {int(counted.sum())} positions that count are prompt, or the last token "
-                f"of a row ({part})",
-            )
+        yield from_page(
+            "loss-counts-prompt",
+            f"{int(tokens.sum())} of {int(counted.sum())} positions that count are prompt, or the last token "
+            f"of a row ({part})",
         )
-    return findings
 
 
 def _misses(subject: Subject, missing: Tensor) -> Finding:

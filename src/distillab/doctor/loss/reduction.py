@@ -5,7 +5,7 @@ The watched position keeps its logits and its label in all of them, so its gradi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distillab.doctor.loss.call import LossCaller
 from distillab.doctor.loss.footprint import HardPart
+from distillab.doctor.loss.formulas import Fit
 from distillab.doctor.loss.sample_problem import (
     WATCHED,
     LogitBatch,
@@ -22,6 +23,9 @@ from distillab.doctor.loss.sample_problem import (
     with_rows,
     with_unused_tokens,
 )
+from distillab.doctor.loss.subject import Subject
+from distillab.doctor.page import from_page
+from distillab.records.findings import Finding
 
 _TOLERANCE = 3e-3
 UNUSED_TOKENS = "nine more unused tokens in the vocabulary"
@@ -47,14 +51,10 @@ class Divisor:
 
 @dataclass(frozen=True)
 class Reduction:
-    """divisor: None where no known one explains the gradients. changes: variation -> factor of the watched gradient.
-
-    turned: the largest change of direction of that gradient, as a share of its length.
-    """
+    """divisor: None where no known one explains the gradients. changes: variation -> factor of the watched gradient."""
 
     divisor: Divisor | None
     changes: dict[str, float]
-    turned: float
 
 
 def _sized(batch: LogitBatch) -> tuple[float, float, float, float, float, float]:
@@ -140,7 +140,7 @@ def measured_reductions(
     has_soft, has_hard = size > 1e-4 * (size + abs(hard_base)), abs(hard_base) > 0
     soft: dict[str, float] = {}
     labels: dict[str, float] = {}
-    turned, tried_batches = 0.0, {"": batch}
+    tried_batches = {"": batch}
     for words, tried in variations(batch, padded=padded).items():
         now = _watched(caller, tried, hard)
         if now is None:
@@ -148,12 +148,11 @@ def measured_reductions(
         tried_batches[words] = tried
         if has_soft:
             soft[words] = float(now[0] @ soft_base) / size**2
-            turned = max(turned, float((now[0] - soft[words] * soft_base).norm()) / size)
         if has_hard:
             labels[words] = now[1] / hard_base
     return (
-        Reduction(_explained(soft, tried_batches), soft, turned) if has_soft else None,
-        Reduction(_explained(labels, tried_batches), labels, 0.0) if has_hard else None,
+        Reduction(_explained(soft, tried_batches), soft) if has_soft else None,
+        Reduction(_explained(labels, tried_batches), labels) if has_hard else None,
     )
 
 
@@ -189,3 +188,77 @@ def _explained(changes: dict[str, float], batches: dict[str, LogitBatch]) -> Div
             if all(abs(now * divisor.of(batches[words]) / here - 1.0) < _TOLERANCE for words, now in known.items()):
                 return divisor
     return None
+
+
+_IN_NATS = ("forward_kl", "reverse_kl", "jensen_shannon", "skewed_forward_kl", "skewed_reverse_kl", "mixed_kl")
+
+
+def divisor_findings(subject: Subject, reduction: Reduction | None, part: str, fit: Fit | None) -> Iterator[Finding]:
+    """Return findings on a divisor that contains the vocabulary or unscored positions, or no length at all.
+
+    Args:
+        part: what the reduction is of, in words.
+        fit: the formula of that part; None for the labels' cross-entropy.
+    """
+    if reduction is None:
+        return
+    divisor = reduction.divisor
+    counts_padding = bool((subject.footprint.student & (subject.batch.attention == 0)).any())
+    if divisor is None:
+        if not counts_padding:
+            yield from _depends_on_padding(reduction, part)
+        return
+    evidence = (f"{part}: {divisor.words}",)
+    if divisor.vocabulary:
+        nats = fit is None or (fit.holds and fit.formula.family in _IN_NATS)
+        squared = fit is not None and fit.holds and fit.formula.family.startswith("squared")
+        yield from_page(
+            "loss-divided-by-vocabulary",
+            *evidence,
+            f"{_change(reduction, UNUSED_TOKENS)} with 9 more unused tokens",
+            severity="error" if nats else "note" if squared else "warning",
+        )
+    counts_it_all = divisor.kind == "attended" and _counts_all_tokens(subject)
+    if divisor.kind in ("positions", "attended") and subject.takes_mask and not counts_padding and not counts_it_all:
+        yield _unscored(subject, reduction, evidence, divisor.kind)
+    if divisor.kind == "batch" and not divisor.vocabulary:
+        yield from_page(
+            "loss-grows-with-length",
+            *evidence,
+            "kl_div(reduction='batchmean') does this for logits of shape (B, L, V)",
+        )
+
+
+def _counts_all_tokens(subject: Subject) -> bool:
+    unscored = (subject.batch.attention == 1) & ~subject.batch.scored
+    return bool((subject.footprint.student & unscored).any())
+
+
+def _unscored(subject: Subject, reduction: Reduction, evidence: tuple[str, ...], kind: str) -> Finding:
+    scored, every = int(subject.batch.scored.sum()), subject.batch.labels.numel()
+    padding = kind == "positions"
+    return from_page(
+        "loss-divides-by-unscored-positions",
+        *evidence,
+        f"{scored} of {every} positions are scored here",
+        *([f"{_change(reduction, MORE_PADDING)} with {MORE_PADDING}"] if padding else []),
+        f"{_change(reduction, MORE_PROMPT)} with {MORE_PROMPT}",
+        severity="error" if padding and subject.padded else "warning",
+    )
+
+
+def _depends_on_padding(reduction: Reduction, part: str) -> Iterator[Finding]:
+    changed = [words for words in (MORE_PADDING, LEFT_PADDING) if abs(reduction.changes.get(words, 1.0) - 1.0) > 1e-2]
+    if not changed:
+        return
+    right = MORE_PADDING in changed
+    yield from_page(
+        "loss-depends-on-padding",
+        *tuple(f"{part}: {_change(reduction, words)} with {words}" for words in changed),
+        case="right" if right else "left",
+        severity="error" if right else "warning",
+    )
+
+
+def _change(reduction: Reduction, words: str) -> str:
+    return f"the gradient is multiplied by {reduction.changes[words]:.3g}" if words in reduction.changes else "refused"

@@ -24,7 +24,7 @@ class Subject:
     """The function and the measurements that every check reads.
 
     base: at independent logits. equal: with the teacher's logits for both models. hard: the cross-entropy with labels.
-    stated: the caller states what the function is given; otherwise it is a guess. padded: batches hold padding.
+    padded: batches hold padding.
     """
 
     caller: LossCaller
@@ -33,7 +33,6 @@ class Subject:
     equal: Measured
     footprint: Footprint
     hard: HardPart
-    stated: bool
     padded: bool
 
     @property
@@ -77,7 +76,7 @@ class Subject:
         return self.hard.pure
 
 
-def measured(caller: LossCaller, batch: LogitBatch, base: Measured, *, stated: bool, padded: bool) -> Subject:
+def measured(caller: LossCaller, batch: LogitBatch, base: Measured, *, padded: bool) -> Subject:
     """Measure the footprint, the labels' part, and the behaviour at student = teacher."""
     equal = caller(replace(batch, student=batch.teacher))
     footprint = measured_footprint(caller, batch, base)
@@ -87,7 +86,7 @@ def measured(caller: LossCaller, batch: LogitBatch, base: Measured, *, stated: b
         alike = float((at_teacher.weight - hard.weight).abs().max()) < 1e-2 * float(hard.weight.abs().max())
         hard = replace(hard, pure=hard.pure and at_teacher.pure and alike)
         hard = _settled(hard, equal.gradient, batch.teacher)
-    return Subject(caller, batch, base, equal, footprint, hard, stated, padded)
+    return Subject(caller, batch, base, equal, footprint, hard, padded)
 
 
 def _settled(hard: HardPart, gradient: Tensor, logits: Tensor) -> HardPart:

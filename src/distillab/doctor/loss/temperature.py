@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from distillab.doctor.loss.footprint import measured_hard_part
@@ -72,38 +73,31 @@ def measured_response(subject: Subject, fit: Fit | None) -> TemperatureResponse 
     return TemperatureResponse(tuple(found), power, hard_power, False)
 
 
-def temperature_findings(subject: Subject, response: TemperatureResponse | None) -> list[Finding]:
+def temperature_findings(subject: Subject, response: TemperatureResponse | None) -> Iterator[Finding]:
     """Return findings of a temperature without effect, in the wrong place, or with an unusual factor."""
     if response is None:
-        return []
+        return
     name = subject.caller.temperature
     if response.without_effect:
-        return [
-            from_page(
-                "loss-temperature-without-effect",
-                f"{name} = 1, 2 and 4 give the same value, {subject.base.value:.4g}, and the same gradient",
-            )
-        ]
-    findings = []
+        yield from_page(
+            "loss-temperature-without-effect",
+            f"{name} = 1, 2 and 4 give the same value, {subject.base.value:.4g}, and the same gradient",
+        )
+        return
     requested = ", ".join(f"{one:g}" for one in _TRIED)
     if response.found is not None and not response.follows:
-        findings.append(_misplaced(subject, response.found, requested))
+        yield _misplaced(subject, response.found, requested)
     elif response.power is not None and min(abs(response.power), abs(response.power - 2.0)) > 0.05:
-        findings.append(
-            from_page(
-                "loss-temperature-unusual-factor",
-                f"the factor grows like T to the power {response.power:.2f}; customary are 0 and 2",
-            )
+        yield from_page(
+            "loss-temperature-unusual-factor",
+            f"the factor grows like T to the power {response.power:.2f}; customary are 0 and 2",
         )
     if response.hard_power is not None and abs(response.hard_power) > 0.05:
-        findings.append(
-            from_page(
-                "loss-temperature-in-hard-part",
-                f"the labels' gradient grows like T to the power {response.hard_power:.2f}; customary is 0",
-                f"temperature of its logits at {name} = 2: {subject.hard.temperature:.3g}",
-            )
+        yield from_page(
+            "loss-temperature-in-hard-part",
+            f"the labels' gradient grows like T to the power {response.hard_power:.2f}; customary is 0",
+            f"temperature of its logits at {name} = 2: {subject.hard.temperature:.3g}",
         )
-    return findings
 
 
 def _misplaced(subject: Subject, found: tuple[float, ...], requested: str) -> Finding:

@@ -5,6 +5,7 @@ Shape letters: B sequences, L positions, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -20,7 +21,7 @@ from distillab.records.findings import Finding
 _FLATTENED = 0.3
 
 
-def softmax_findings(subject: Subject) -> list[Finding]:
+def softmax_findings(subject: Subject) -> Iterator[Finding]:
     """Return the finding of a softmax over another dimension: a softmax ignores a number added to all its logits."""
     models = ["teacher"] if subject.hard.offset is not None else ["student", "teacher"]
     for model in models:
@@ -32,15 +33,13 @@ def softmax_findings(subject: Subject) -> list[Finding]:
         if right is None or wrong is None or alike(right, subject.base, share=1e-3):
             continue
         if alike(wrong, subject.base, share=1e-3):
-            return [
-                from_page(
-                    "loss-softmax-over-wrong-dimension",
-                    f"a number added to all of the {model}'s logits of a position changes the value from "
-                    f"{subject.base.value:.4g} to {right.value:.4g}; a softmax over tokens would not change",
-                    f"a number added to one token at all positions does not: {wrong.value:.4g}",
-                )
-            ]
-    return []
+            yield from_page(
+                "loss-softmax-over-wrong-dimension",
+                f"a number added to all of the {model}'s logits of a position changes the value from "
+                f"{subject.base.value:.4g} to {right.value:.4g}; a softmax over tokens would not change",
+                f"a number added to one token at all positions does not: {wrong.value:.4g}",
+            )
+            return
 
 
 def _added(subject: Subject, model: str, number: Tensor) -> Measured | None:
@@ -53,27 +52,21 @@ def _added(subject: Subject, model: str, number: Tensor) -> Measured | None:
     return subject.caller.attempt(changed)
 
 
-def token_findings(subject: Subject) -> list[Finding]:
+def token_findings(subject: Subject) -> Iterator[Finding]:
     """Return findings on the order of the ids, on which token is which, and on the teacher's tail."""
-    findings = []
     other = subject.caller.attempt(renamed(subject.batch, seed=3))
     if other is not None and abs(other.value - subject.base.value) > 1e-4 * abs(subject.base.value):
-        findings.append(
-            from_page(
-                "loss-depends-on-token-order", f"value {subject.base.value:.4g}; with renamed tokens {other.value:.4g}"
-            )
+        yield from_page(
+            "loss-depends-on-token-order", f"value {subject.base.value:.4g}; with renamed tokens {other.value:.4g}"
         )
     if _is_blind(subject):
-        findings.append(
-            from_page(
-                "loss-blind-to-token-identity",
-                "the teacher's logits in another order of tokens give the same value and gradient",
-                severity="note" if subject.hard.offset is not None else "warning",
-            )
+        yield from_page(
+            "loss-blind-to-token-identity",
+            "the teacher's logits in another order of tokens give the same value and gradient",
+            severity="note" if subject.hard.offset is not None else "warning",
         )
     else:
-        findings += _tail_findings(subject)
-    return findings
+        yield from _tail_findings(subject)
 
 
 def _is_blind(subject: Subject) -> bool:
@@ -82,24 +75,22 @@ def _is_blind(subject: Subject) -> bool:
     return now is not None and subject.teacher_is_target and alike(now, subject.base)
 
 
-def _tail_findings(subject: Subject) -> list[Finding]:
+def _tail_findings(subject: Subject) -> Iterator[Finding]:
     kept = kept_tokens(subject)
     if kept is None or not subject.teacher_is_target or not subject.reads_teacher_alone:
-        return []
+        return
     order = subject.batch.teacher.argsort(dim=-1, descending=True)
     in_tail = subject.soft_gradient.gather(-1, order)[..., kept:]
     tail_is_seen = float(in_tail.norm()) > 1e-3 * float(subject.soft_gradient.norm())
     if subject.left_at_teacher < NOTHING_LEFT and tail_is_seen:
-        return []
-    return [
-        from_page(
-            "loss-drops-teacher-tail",
-            f"only the teacher's {kept} most likely of {order.shape[-1]} tokens have an influence",
-            f"gradient at student = teacher: {subject.left_at_teacher:.1%} of that at independent logits",
-            f"the student's other tokens have {'a' if tail_is_seen else 'no'} gradient",
-            case="top k",
-        )
-    ]
+        return
+    yield from_page(
+        "loss-drops-teacher-tail",
+        f"only the teacher's {kept} most likely of {order.shape[-1]} tokens have an influence",
+        f"gradient at student = teacher: {subject.left_at_teacher:.1%} of that at independent logits",
+        f"the student's other tokens have {'a' if tail_is_seen else 'no'} gradient",
+        case="top k",
+    )
 
 
 def kept_tokens(subject: Subject) -> int | None:

@@ -9,9 +9,8 @@ from transformers import PreTrainedModel
 from distillab.data.examples import Example
 from distillab.data.reading import Reader
 from distillab.data.view import marked
-from distillab.doctor.pair.measures import measure_signal, tokens_test
+from distillab.doctor.pair.measures import MAX_ELEMENTS, SignalRow, measure_signal, signal_row, tokens_test
 from distillab.doctor.pair.queries import ReadRows, affordable_tokens, evaluating, logits_of, read_rows, scored
-from distillab.doctor.pair.signal_rows import MAX_ELEMENTS, SignalRow, signal_row
 from distillab.doctor.pair.subject import PairSubject
 from distillab.doctor.pair.verdict import CHECK_ID, judged
 from distillab.errors import DataError

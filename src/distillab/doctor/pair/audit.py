@@ -12,9 +12,8 @@ from distillab.doctor.pair.alignment import check_alignment
 from distillab.doctor.pair.bos import check_begin
 from distillab.doctor.pair.contract import check_contract
 from distillab.doctor.pair.loading import load_pair
-from distillab.doctor.pair.mode import check_mode
 from distillab.doctor.pair.padding import check_padding
-from distillab.doctor.pair.precision import check_precision
+from distillab.doctor.pair.precision import check_mode, check_precision
 from distillab.doctor.pair.quality import check_quality
 from distillab.doctor.pair.queries import affordable_tokens, device_of
 from distillab.doctor.pair.subject import PairSubject

@@ -9,13 +9,12 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from distillab.data.encoding import EncodedRow
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
 from distillab.doctor.pair.queries import affordable_tokens, evaluating, read_rows
 from distillab.doctor.pair.subject import PairSubject
 from distillab.evaluation.likelihood import score_rows
-from distillab.records import CheckResult, Finding
 
-CHECK_ID = "BOS token"
 _BATCH = 8
 _MIN_ROWS = 8
 _MOST_TOKENS = 4_096
@@ -31,34 +30,32 @@ class _Both:
     bare: EncodedRow
 
 
-def check_begin(subject: PairSubject) -> CheckResult:
+@check("BOS token")
+def check_begin(subject: PairSubject) -> Checked:
     """Compare the teacher's nats on the same tokens with its BOS token before the row and without."""
-    what = "the teacher's nats with and without its BOS token"
-    teacher, lacking = subject.teacher_model, subject.lacking_teacher
-    if teacher is None or lacking is not None:
-        return CheckResult(check=CHECK_ID, scope=what, skipped=lacking)
+    yield Scope("the teacher's nats with and without its BOS token")
+    teacher = subject.running_teacher
     bos = subject.teacher.tokenizer.bos_token_id
     if bos is None:
-        return CheckResult(check=CHECK_ID, scope=what, skipped="the teacher's tokenizer has no BOS token")
+        raise Skipped("the teacher's tokenizer has no BOS token")
     most = min(_MOST_TOKENS, affordable_tokens(teacher))
     read = read_rows(subject.input_reader, subject.examples, teacher, most_tokens=most)
     used = [bool(row.input_ids[0] == bos) for row in read.rows]
     pairs = [_both(row, bos) for row in read.rows]
     pairs = [pair for pair in pairs if pair.bare.answer_mask.any()]
     if len(pairs) < _MIN_ROWS:
-        return CheckResult(check=CHECK_ID, scope=what, skipped=f"{len(pairs)} rows; {_MIN_ROWS} are needed")
+        raise Skipped(f"{len(pairs)} rows; {_MIN_ROWS} are needed")
     if len(set(used)) > 1:
-        return CheckResult(check=CHECK_ID, scope=what, skipped="some rows begin with the token, and some do not")
+        raise Skipped("some rows begin with the token, and some do not")
     begun = _nats(teacher, subject, [pair.begun for pair in pairs])
     bare = _nats(teacher, subject, [pair.bare for pair in pairs])
     tokens = sum(int(pair.bare.answer_mask.sum()) for pair in pairs)
     with_it, without = float(begun.sum()) / tokens, float(bare.sum()) / tokens
     figures = f"{with_it:.3f} nats per token with its BOS token, {without:.3f} without; {tokens:,} tokens"
     mine, other = (begun, bare) if used[0] else (bare, begun)
-    scope = f"the teacher: {figures}, {len(pairs)} rows, which {'have' if used[0] else 'do not have'} it"
-    if not clearly_worse(mine, other):
-        return CheckResult(check=CHECK_ID, scope=scope)
-    return CheckResult(check=CHECK_ID, scope=scope, findings=(_mismatch(figures, begins=used[0]),))
+    yield Scope(f"the teacher: {figures}, {len(pairs)} rows, which {'have' if used[0] else 'do not have'} it")
+    if clearly_worse(mine, other):
+        yield from_page("teacher-begin-token", figures, case="with" if used[0] else "without")
 
 
 def clearly_worse(mine: np.ndarray, other: np.ndarray) -> bool:
@@ -95,7 +92,3 @@ def _nats(model: PreTrainedModel, subject: PairSubject, rows: list[EncodedRow]) 
             stop_ids=subject.input_reader.encoder.stop_ids,
         )
     return scores.nats.numpy()
-
-
-def _mismatch(figures: str, *, begins: bool) -> Finding:
-    return from_page("teacher-begin-token", figures, case="with" if begins else "without")

@@ -1,4 +1,4 @@
-"""Check: are the teacher's numbers within what its number format can hold?"""
+"""Check the teacher's numbers: are they the same twice in its mode, and within what its number format can hold?"""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distillab.divergences import forward_kl
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
-from distillab.doctor.pair.queries import ReadRows, evaluating, logits_of, read_rows
+from distillab.doctor.pair.queries import ReadRows, device_of, evaluating, logits_of, read_rows
 from distillab.doctor.pair.subject import PairSubject
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
-CHECK_ID = "number format"
 _MOST_TOKENS = 512
 # a float32 copy of more would take gigabytes and, on two cores, minutes
 _MOST_PARAMETERS = 1_000_000_000
@@ -47,36 +47,48 @@ class Largest:
             self.value, self.module = largest, name
 
 
-def check_precision(subject: PairSubject) -> CheckResult:
+@check("number format")
+def check_precision(subject: PairSubject) -> Checked:
     """Check the largest magnitude inside, whether all logits are finite, and how far they are from those in float32."""
-    what = "the teacher's activations and logits"
-    teacher, lacking = subject.teacher_model, subject.lacking_teacher
-    if teacher is None or lacking is not None:
-        return CheckResult(check=CHECK_ID, scope=what, skipped=lacking)
+    yield Scope("the teacher's activations and logits")
+    teacher = subject.running_teacher
     read = read_rows(subject.input_reader, subject.examples, teacher, most_tokens=_MOST_TOKENS)
     if not read.rows:
-        return CheckResult(check=CHECK_ID, scope=what, skipped="no row can be read")
+        raise Skipped("no row can be read")
     dtype = teacher.dtype
     name = str(dtype).removeprefix("torch.")
     tokens = sum(len(row) for row in read.rows)
     largest, logits = _run(teacher, subject, read)
     scope = f"the teacher in {name} on {tokens} tokens: largest magnitude {largest.value:.3g} in {largest.module}"
     broken = sum(int(_broken(row).sum()) for row in logits)
+    yield Scope(scope)
     if broken:
-        return CheckResult(check=CHECK_ID, scope=scope, findings=(_not_finite(largest, name, broken, tokens),))
-    findings = []
+        where = f"first in module {largest.broken}" if largest.broken else "only in the logits"
+        yield from_page(
+            "teacher-logits-not-finite",
+            f"at {broken} of {tokens} positions NaN, +inf, or −inf throughout; {where}",
+            f"the teacher is in {name}; the largest finite magnitude is {largest.value:.3g}",
+        )
+        return
     if dtype != torch.float32 and teacher.num_parameters() <= _MOST_PARAMETERS:
         exact, exact_logits = _run(copy.deepcopy(teacher).float(), subject, read)
         kl = _kl(exact_logits, logits)
-        scope += f"; KL from itself in float32 {kl:.2g} nats per token"
+        yield Scope(f"{scope}; KL from itself in float32 {kl:.2g} nats per token")
         if kl > _MUCH_KL_NATS:
-            findings.append(_imprecise(name, kl, exact))
+            yield from_page(
+                "teacher-imprecise",
+                f"KL(float32 ‖ {name}) {kl:.3g} nats per token",
+                f"largest magnitude in float32: {exact.value:.3g}, in {exact.module}",
+            )
         largest = exact
     elif dtype != torch.float32:
-        scope += f"; not compared with float32: {teacher.num_parameters():,} parameters"
+        yield Scope(f"{scope}; not compared with float32: {teacher.num_parameters():,} parameters")
     if largest.value > FLOAT16_MAX:
-        findings.append(_overflows(largest, in_use=dtype == torch.float16))
-    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(findings))
+        yield from_page(
+            "teacher-overflows-float16",
+            f"largest magnitude {largest.value:.4g} in {largest.module}; float16 ends at {FLOAT16_MAX:,.0f}",
+            severity="warning" if dtype == torch.float16 else "note",
+        )
 
 
 def _run(model: PreTrainedModel, subject: PairSubject, read: ReadRows) -> tuple[Largest, list[Tensor]]:
@@ -113,26 +125,58 @@ def _kl(exact: list[Tensor], logits: list[Tensor]) -> float:
     return float(torch.cat(found).mean())
 
 
-def _not_finite(largest: Largest, name: str, broken: int, tokens: int) -> Finding:
-    where = f"first in module {largest.broken}" if largest.broken else "only in the logits"
+_FEW_TOKENS = 256
+_NAMES_SHOWN = 4
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+@check("teacher's mode")
+def check_mode(subject: PairSubject) -> Checked:
+    """Compare two forward passes on one row, in the teacher's current mode, position by position."""
+    yield Scope("two forward passes of the teacher")
+    teacher = subject.running_teacher
+    read = read_rows(subject.input_reader, subject.examples, teacher, most_tokens=_FEW_TOKENS)
+    if not read.rows:
+        raise Skipped("no row can be read")
+    row = read.rows[0]
+    noisy = [(name, module) for name, module in teacher.named_modules() if module.training and _dropout(module) > 0]
+    # dropout draws from the generators that a run has seeded
+    device = device_of(teacher)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        first, second = (logits_of(teacher, subject.input_reader, row) for _ in range(2))
+        with evaluating(teacher):
+            third, fourth = (logits_of(teacher, subject.input_reader, row) for _ in range(2))
+    yield Scope(f"two forward passes of the teacher on {len(row)} tokens, in {_mode(teacher)} mode")
+    if noisy and not torch.equal(first, second):
+        yield _in_train_mode(noisy, first, second)
+    elif not torch.allclose(third.float(), fourth.float(), atol=1e-3, rtol=1e-3):
+        yield from_page("teacher-not-repeatable", _apart(third, fourth))
+
+
+def _dropout(module: nn.Module) -> float:
+    """Return the dropout of a module; models also keep one as a number of their attention."""
+    shares = [getattr(module, name, 0.0) for name in ("p", "dropout", "attention_dropout")]
+    if not isinstance(module, _DROPOUTS):
+        shares = shares[1:]
+    return max(float(share) for share in shares if isinstance(share, (int, float)))
+
+
+def _mode(model: nn.Module) -> str:
+    modes = {module.training for module in model.modules()}
+    return "eval" if modes == {False} else "train" if modes == {True} else "mixed"
+
+
+def _apart(first: Tensor, second: Tensor) -> str:
+    kl = forward_kl(teacher_logp=first.float().log_softmax(-1), student_logp=second.float().log_softmax(-1))
+    same = (first.argmax(-1) == second.argmax(-1)).float().mean()
+    return f"KL between the two passes {float(kl.mean()):.3g} nats per token, same top-1 token {float(same):.1%}"
+
+
+def _in_train_mode(noisy: list[tuple[str, nn.Module]], first: Tensor, second: Tensor) -> Finding:
+    named = [f"{name or 'the model'} ({type(module).__name__}, {_dropout(module):g})" for name, module in noisy]
+    more = len(named) - _NAMES_SHOWN
     return from_page(
-        "teacher-logits-not-finite",
-        f"at {broken} of {tokens} positions NaN, +inf, or −inf throughout; {where}",
-        f"the teacher is in {name}; the largest finite magnitude is {largest.value:.3g}",
-    )
-
-
-def _imprecise(name: str, kl: float, exact: Largest) -> Finding:
-    return from_page(
-        "teacher-imprecise",
-        f"KL(float32 ‖ {name}) {kl:.3g} nats per token",
-        f"largest magnitude in float32: {exact.value:.3g}, in {exact.module}",
-    )
-
-
-def _overflows(largest: Largest, *, in_use: bool) -> Finding:
-    return from_page(
-        "teacher-overflows-float16",
-        f"largest magnitude {largest.value:.4g} in {largest.module}; float16 ends at {FLOAT16_MAX:,.0f}",
-        severity="warning" if in_use else "note",
+        "teacher-in-train-mode",
+        _apart(first, second),
+        f"modules with dropout: {', '.join(named[:_NAMES_SHOWN])}" + (f" and {more} more" if more > 0 else ""),
     )

@@ -11,14 +11,14 @@ from transformers import PreTrainedModel
 
 from distillab.data.encoding import Dropped, EncodedRow
 from distillab.data.reading import Reader
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
 from distillab.doctor.pair.queries import ReadRows, affordable_tokens, evaluating, read_rows
 from distillab.doctor.pair.subject import PairSubject
 from distillab.evaluation.likelihood import RowScores, score_rows
 from distillab.evaluation.references import reference_lines, standard_error
-from distillab.records import CheckResult, Finding, ReferenceLines
+from distillab.records import Finding, ReferenceLines
 
-CHECK_ID = "teacher's knowledge"
 _BATCH = 8
 _MIN_ROWS = 8
 _ERRORS = 3.0
@@ -26,36 +26,40 @@ _ERRORS = 3.0
 _MOST_COUNTED = 2_000
 
 
-def check_quality(subject: PairSubject) -> CheckResult:
+@check("teacher's knowledge")
+def check_quality(subject: PairSubject) -> Checked:
     """Compare the teacher's nats on the answers with those of the unigram model, log V and the student."""
     what = "the teacher's nats on the answers"
-    teacher, lacking = subject.teacher_model, subject.lacking_teacher
-    if teacher is None or lacking is not None:
-        return CheckResult(check=CHECK_ID, scope=what, skipped=lacking)
+    yield Scope(what)
+    teacher = subject.running_teacher
     # the other rows count the tokens, so that the unigram model has not seen the rows on which it is judged
     half = subject.examples[: max(1, len(subject.examples) // 2)]
     student = None if subject.student_is_random else subject.student_model
     read = read_rows(subject.input_reader, half, teacher, most_tokens=affordable_tokens(teacher, student))
     if len(read.rows) < _MIN_ROWS:
-        return CheckResult(check=CHECK_ID, scope=what, skipped=f"{len(read.rows)} rows; {_MIN_ROWS} are needed")
+        raise Skipped(f"{len(read.rows)} rows; {_MIN_ROWS} are needed")
     scores = _scores(teacher, subject.input_reader, read.rows)
     own = float(scores.nats.sum() / scores.tokens.sum())
     lines = _lines(subject, read)
-    findings = []
     if not math.isfinite(own):
-        why = "the teacher's logits are not finite: see the check of its number format"
-        return CheckResult(check=CHECK_ID, scope=what, skipped=why)
+        raise Skipped("the teacher's logits are not finite: see the check of its number format")
     if lines is not None and lines.unigram_nats is not None:
         above = scores.nats - lines.unigram_nats * scores.tokens
         margin = _ERRORS * standard_error(above.tolist(), int(scores.tokens.sum()))
         if own > lines.unigram_nats + margin:
-            findings.append(_below_unigram(own, lines.uniform_nats, lines.unigram_nats, scores))
+            yield from_page(
+                "teacher-below-unigram",
+                f"teacher {own:.2f} nats per token, unigram model {lines.unigram_nats:.2f}, log V "
+                f"{lines.uniform_nats:.2f}",
+                f"over {int(scores.tokens.sum()):,} tokens of {len(scores.keys)} rows",
+                case="below uniform" if own > lines.uniform_nats else "below unigram",
+            )
     shown = f"{what}: {own:.2f} nats per token over {int(scores.tokens.sum()):,} tokens of {len(read.rows)} rows"
+    yield Scope(shown)
     if student is not None:
         finding, figures = _against_student(subject, student, read, scores)
-        shown += figures
-        findings += [finding] if finding else []
-    return CheckResult(check=CHECK_ID, scope=shown, findings=tuple(findings))
+        yield Scope(shown + figures)
+        yield finding
 
 
 def _scores(model: PreTrainedModel, reader: Reader, rows: Sequence[EncodedRow]) -> RowScores:
@@ -106,19 +110,5 @@ def _against_student(
     figures = f"; teacher {teacher_unit:.3f}, student {student_unit:.3f} {unit} over {len(rows)} rows"
     if float(worse.mean()) <= _ERRORS * float(worse.std()) / math.sqrt(len(worse)):
         return None, figures
-    evidence = f"teacher {teacher_unit:.3f}, student {student_unit:.3f} {unit} over {len(rows)} rows; worse in "
-    f"{int((worse > 0).sum())}"
-    return _below_student(evidence), figures
-
-
-def _below_unigram(own: float, uniform: float, unigram: float, scores: RowScores) -> Finding:
-    return from_page(
-        "teacher-below-unigram",
-        f"teacher {own:.2f} nats per token, unigram model {unigram:.2f}, log V {uniform:.2f}",
-        f"over {int(scores.tokens.sum()):,} tokens of {len(scores.keys)} rows",
-        case="below uniform" if own > uniform else "below unigram",
-    )
-
-
-def _below_student(evidence: str) -> Finding:
-    return from_page("teacher-below-student", evidence)
+    evidence = f"{figures.removeprefix('; ')}; worse in {int((worse > 0).sum())}"
+    return from_page("teacher-below-student", evidence), figures

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distillab.doctor.pair.measures import measure_signal, tokens_test
-from distillab.doctor.pair.signal_rows import MAX_ELEMENTS, SignalRow, signal_row
+from distillab.doctor.pair.measures import MAX_ELEMENTS, SignalRow, measure_signal, signal_row, tokens_test
 from distillab.doctor.pair.verdict import judged
 from distillab.errors import DataError, ShapeError
 from distillab.records import CheckResult

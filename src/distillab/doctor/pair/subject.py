@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from distillab.data.examples import Example
 from distillab.data.reading import Reader
+from distillab.doctor.checks import Skipped
 from distillab.records import TokenizerContract
 
 
@@ -45,6 +46,13 @@ class PairSubject:
     def input_reader(self) -> Reader:
         """The tokenizer of the teacher's input: the student's where the ids are the same."""
         return self.student if self.same_ids else self.teacher
+
+    @property
+    def running_teacher(self) -> PreTrainedModel:
+        """The teacher, for a check that needs it: the rest of the check is skipped where it cannot run."""
+        if self.teacher_model is None or self.lacking_teacher is not None:
+            raise Skipped(self.lacking_teacher)
+        return self.teacher_model
 
     @property
     def lacking_teacher(self) -> str | None:

@@ -13,15 +13,15 @@ from distillab.data.encoding import EncodedRow, Encoder
 from distillab.data.examples import Example
 from distillab.data.reading import Reader
 from distillab.data.templates import resolve_template
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
 from distillab.doctor.pair.bos import clearly_worse
 from distillab.doctor.pair.queries import affordable_tokens, evaluating, read_rows
 from distillab.doctor.pair.subject import PairSubject
 from distillab.errors import DataError
 from distillab.evaluation.likelihood import score_rows
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
-CHECK_ID = "template"
 _FORMS = {"pair": ("plain", "alpaca", "turns"), "messages": ("turns",)}
 _BATCH = 8
 _MIN_ROWS = 8
@@ -40,15 +40,14 @@ class _Form:
     nats: dict[str, float]
 
 
-def check_template(subject: PairSubject) -> CheckResult:
+@check("template")
+def check_template(subject: PairSubject) -> Checked:
     """Compare the teacher's bits per byte of the same answers behind each form of the prompt."""
-    what = "the teacher's bits per byte with each template"
-    teacher, lacking = subject.teacher_model, subject.lacking_teacher
-    if teacher is None or lacking is not None:
-        return CheckResult(check=CHECK_ID, scope=what, skipped=lacking)
+    yield Scope("the teacher's bits per byte with each template")
+    teacher = subject.running_teacher
     kind = subject.examples[0].kind
     if kind == "text":
-        return CheckResult(check=CHECK_ID, scope=what, skipped="plain text has no template")
+        raise Skipped("plain text has no template")
     readers, refused = _other_forms(subject, kind)
     # one form is a pass over the rows, and all together may take the time of one check
     most = min(_MOST_TOKENS, affordable_tokens(teacher) // (1 + len(readers)) + 1)
@@ -62,8 +61,7 @@ def check_template(subject: PairSubject) -> CheckResult:
             refused.append(f"{name} ({error.rule})")
     keys = [example.key for example in examples if all(example.key in form.nats for form in (used, *forms))]
     if len(keys) < _MIN_ROWS:
-        why = f"{len(keys)} rows fit whole into every template; {_MIN_ROWS} are needed"
-        return CheckResult(check=CHECK_ID, scope=what, skipped=why)
+        raise Skipped(f"{len(keys)} rows fit whole into every template; {_MIN_ROWS} are needed")
     kept = set(keys)
     size = math.log(2) * sum(len(a.encode()) for e in examples if e.key in kept for a in e.answers)
     figures = [f"{form.name} {sum(_column(form, keys)) / size:.3f}" for form in (used, *forms)]
@@ -71,10 +69,10 @@ def check_template(subject: PairSubject) -> CheckResult:
     if refused:
         scope += f"; not tried: {', '.join(refused)}"
     better = [form for form in forms if clearly_worse(_column(used, keys), _column(form, keys))]
-    if not better:
-        return CheckResult(check=CHECK_ID, scope=scope)
-    best = min(better, key=lambda form: float(sum(_column(form, keys))))
-    return CheckResult(check=CHECK_ID, scope=scope, findings=(_worse(used, best, figures, examples, readers),))
+    yield Scope(scope)
+    if better:
+        best = min(better, key=lambda form: float(sum(_column(form, keys))))
+        yield _worse(used, best, figures, examples, readers)
 
 
 def _other_forms(subject: PairSubject, kind: str) -> tuple[dict[str, Reader], list[str]]:

@@ -14,10 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
 from distillab.doctor.pair.measures import Measures
 from distillab.doctor.pair.permutation import Tested
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
 CHECK_ID = "alignment"
 MIN_POSITIONS = 64
@@ -103,21 +104,24 @@ def shifted_by(measures: Measures) -> int | None:
     return max(measures.at_offset, key=lambda offset: measures.at_offset[offset]) if measures.at_offset else None
 
 
-def judged(measures: Measures, *, scope: str, own: Tested | None) -> CheckResult:
+@check(CHECK_ID)
+def judged(measures: Measures, *, scope: str, own: Tested | None) -> Checked:
     """Return the record of the check.
 
     Args:
         scope: how many tokens, and whose.
         own: as for `verdict`.
     """
+    yield Scope(scope)
     found = verdict(measures, own=own)
     if found.reading == "no verdict":
-        return CheckResult(check=CHECK_ID, scope=scope, skipped=found.reason)
+        raise Skipped(found.reason)
     evidence = _seen(measures, own)
     if found.reading == "fits":
-        return CheckResult(check=CHECK_ID, scope=f"{scope}; {evidence[0]}")
-    make = {"unrelated": _unrelated, "shifted": _shifted, "other rows": _of_other_rows}[found.reading]
-    return CheckResult(check=CHECK_ID, scope=scope, findings=(make(measures, found, evidence),))
+        yield Scope(f"{scope}; {evidence[0]}")
+    else:
+        make = {"unrelated": _unrelated, "shifted": _shifted, "other rows": _of_other_rows}[found.reading]
+        yield make(measures, found, evidence)
 
 
 def _no_power(measures: Measures, reference: float) -> str | None:

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
+from distillab.doctor.run.logs import Run
 from distillab.doctor.run.logs_other import read_json_lines
 from distillab.errors import DataError
-from distillab.records import CheckResult, Finding, RunRecord
+from distillab.records import Finding, RunRecord
 
 _FEWEST = 10
 _SAME_SHARE = 0.5
@@ -20,30 +22,28 @@ _WORDS = 12
 _SHORT = 1.5
 
 
-def check_answers(record: RunRecord, folder: Path) -> CheckResult:
+@check("run-answers")
+def check_answers(run: Run) -> Checked:
     """Check the generations of a finished run: without an end, with loops, the same for every prompt, nearly empty.
 
-    Args:
-        record: of the run.
-        folder: that holds its held_out.jsonl.
     Raises:
-        DataError: that file is damaged.
+        DataError: its held_out.jsonl is lost or damaged.
     """
+    record = run.record
+    if record is None or run.folder is None or not record.evaluation.n("generations"):
+        return
     n, mean = record.evaluation.n("generations"), record.evaluation.value("mean_tokens")
+    yield Scope("0 answers")
     if n < _FEWEST or mean is None:
-        return CheckResult(check="run-answers", scope="0 answers", skipped="the run generated too few answers")
-    rows = _rows(folder / "held_out.jsonl")
+        raise Skipped("the run generated too few answers")
+    rows = _rows(run.folder / "held_out.jsonl")
     answers = [row["answer"] for row in rows if isinstance(row.get("answer"), str)]
     lengths = [row["tokens"] for row in rows if isinstance(row.get("tokens"), int)]
     expected = sum(lengths) / len(lengths) if lengths else None  # with the EOS
-    scope = f"{n} greedy answers, of {mean:.1f} tokens on average"
-    repeats = _repeats(answers)
-    found = [
-        _never_stops(record, expected, answers) if repeats is None else repeats,
-        same_answer(answers),
-        _nearly_empty(record, expected, answers),
-    ]
-    return CheckResult(check="run-answers", scope=scope, findings=tuple(one for one in found if one is not None))
+    yield Scope(f"{n} greedy answers, of {mean:.1f} tokens on average")
+    yield _repeats(answers) or _never_stops(record, expected, answers)
+    yield same_answer(answers)
+    yield _nearly_empty(record, expected, answers)
 
 
 def _rows(path: Path) -> Sequence[Mapping[str, Any]]:

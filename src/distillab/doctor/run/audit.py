@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from distillab.doctor.causes import with_causes
+from distillab.doctor.checks import Checked, Scope, check
+from distillab.doctor.page import from_page
 from distillab.doctor.run.answers import check_answers
 from distillab.doctor.run.budget import check_budget, check_differences
 from distillab.doctor.run.confidence import check_confidence
-from distillab.doctor.run.constants import check_constants
-from distillab.doctor.run.figures import check_figures
-from distillab.doctor.run.finite import check_finite
+from distillab.doctor.run.figures import check_constants, check_figures
+from distillab.doctor.run.finite import check_finite, check_order
 from distillab.doctor.run.gradients import check_gradients
 from distillab.doctor.run.held_out import check_held_out
 from distillab.doctor.run.learning_rate import check_learning_rate
 from distillab.doctor.run.logs import Run, read_runs
-from distillab.doctor.run.order import check_order
-from distillab.doctor.run.outlook import check_teachers, run_outlooks, worse_than_start
 from distillab.doctor.run.reference import check_references
 from distillab.doctor.run.rescaled import check_rescaling
 from distillab.doctor.run.rollouts import check_rollouts
@@ -27,7 +28,7 @@ from distillab.doctor.run.schedule import check_schedule
 from distillab.doctor.run.series import RunFacts
 from distillab.doctor.run.terms import check_terms
 from distillab.errors import ConfigError
-from distillab.records import CheckResult, Finding, Investigation, study_outlook, teachers_not_better
+from distillab.records import CheckResult, Finding, Investigation, outlook, study_outlook, teachers_not_better
 
 _CHECKS = (
     check_references,
@@ -79,35 +80,27 @@ def audit_run(
     _require(vocabulary, unigram_nats, entropy_nats, accumulation)
     place = Path(place)
     found = read_runs(place)
-    runs = [
-        replace(
-            run,
-            series=replace(
-                run.series,
-                facts=with_facts(
-                    run.series.facts,
-                    vocabulary=vocabulary,
-                    divergence=loss == "divergence",
-                    unigram_nats=unigram_nats,
-                    entropy_nats=entropy_nats,
-                    random_student=random_student,
-                    accumulation=accumulation,
-                ),
-            ),
-        )
-        for run in found.runs
-    ]
+    told = partial(
+        with_facts,
+        vocabulary=vocabulary,
+        divergence=loss == "divergence",
+        unigram_nats=unigram_nats,
+        entropy_nats=entropy_nats,
+        random_student=random_student,
+        accumulation=accumulation,
+    )
+    runs = [replace(run, series=replace(run.series, facts=told(run.series.facts))) for run in found.runs]
     by_run = [run_log_checks(run) for run in runs]
     checks = by_run[0] if len(runs) == 1 else _joined([run.series.name for run in runs], by_run)
-    if found.results is not None:
-        checks = [*checks, check_differences(found.results)]
-    first = run_outlooks(runs) if found.results is None else study_outlook(found.results)
-    graver = any(finding.severity != "note" for one in checks for finding in one.findings)
-    if first and not graver:
-        checks = [*checks, worse_than_start(first)]
-    teachers: tuple[str, ...] = ()
-    if found.results is not None:
-        checks, teachers = [*checks, check_teachers(found.results)], teachers_not_better(found.results)
+    results = found.results
+    if results is not None:
+        checks.append(check_differences(results))
+    first = run_outlooks(runs) if results is None else study_outlook(results)
+    if first and not any(finding.severity != "note" for one in checks for finding in one.findings):
+        checks.append(worse_than_start(first))
+    teachers = () if results is None else teachers_not_better(results)
+    if results is not None:
+        checks.append(check_teachers(teachers))
     return Investigation(subject=str(place), checks=tuple(checks), outlook=(*first, *teachers))
 
 
@@ -135,43 +128,64 @@ def with_facts(
     accumulation: int | None = None,
 ) -> RunFacts:
     """Return the facts with the caller's values, which go before those of the records."""
-    known = facts.held_out_is_cross_entropy
-    stated = any(value is not None for value in (vocabulary, unigram_nats, entropy_nats)) and not divergence
-    return replace(
-        facts,
-        uniform_nats=math.log(vocabulary) if vocabulary is not None else facts.uniform_nats,
-        unigram_nats=unigram_nats if unigram_nats is not None else facts.unigram_nats,
-        entropy_nats=entropy_nats if entropy_nats is not None else facts.entropy_nats,
-        random_student=random_student if random_student is not None else facts.random_student,
-        accumulation=accumulation if accumulation is not None else facts.accumulation,
-        in_nats=facts.in_nats or stated,
-        held_out_is_cross_entropy=known or stated,
-    )
+    uniform = None if vocabulary is None else math.log(vocabulary)
+    nats = {"uniform_nats": uniform, "unigram_nats": unigram_nats, "entropy_nats": entropy_nats}
+    told: dict[str, Any] = {**nats, "random_student": random_student, "accumulation": accumulation}
+    if not divergence and any(value is not None for value in nats.values()):
+        told |= {"in_nats": True, "held_out_is_cross_entropy": True}
+    return replace(facts, **{name: value for name, value in told.items() if value is not None})
 
 
 def run_log_checks(run: Run) -> list[CheckResult]:
-    """Check the log of one run."""
-    series = run.series
-    order = check_order(series)
-    kind = f"{series.source}: {order.scope}"
-    if series.notes:
-        kind += "; " + "; ".join(series.notes)
-    ordered = series.in_order()
-    found = [order.model_copy(update={"scope": kind}), check_finite(series)]
-    writes = any(point.written_share for point in ordered.steps)
-    found += [check(ordered) for check in _CHECKS if writes or check is not check_rollouts]
-    if run.record is not None and run.folder is not None and run.record.evaluation.n("generations"):
-        found.append(check_answers(run.record, run.folder))
-    return list(with_causes(found))
+    """Check the log of one run. A check with nothing to examine has no record."""
+    ordered = run.series.in_order()
+    found = [check_order(run.series), check_finite(run.series), *(check(ordered) for check in _CHECKS)]
+    return list(with_causes([one for one in (*found, check_answers(run)) if one.scope]))
+
+
+def run_outlooks(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Return the sentences for runs without results of a study; of several, only what holds for all.
+
+    Runs that show a failure on purpose do not count, nor do losses that are no cross-entropies in nats.
+    """
+    starts, ends, uniform, random = [], {}, None, None
+    for run in runs:
+        series = run.series.in_order()
+        held_out = series.held_out_losses()
+        if run.record is not None and run.record.shown_failure is not None:
+            continue
+        if len(held_out) < 2 or held_out[0][0] != 0 or not series.facts.held_out_is_cross_entropy:
+            return ()
+        starts.append(held_out[0][1])
+        ends[series.name or "the run"] = held_out[-1][1]
+        uniform, random = series.facts.uniform_nats, series.facts.random_student
+    return outlook(max(starts), ends, uniform=uniform, random=random) if starts else ()
+
+
+@check("run-outlook")
+def worse_than_start(sentences: Sequence[str]) -> Checked:
+    """Give the finding for these sentences; only where no other one explains them."""
+    yield Scope("the start and the end of every arm")
+    yield from_page("worse-than-start", *sentences)
+
+
+@check("study-teachers")
+def check_teachers(sentences: Sequence[str]) -> Checked:
+    """Check for teachers that are not better than SFT on the data set's answers, by the sentences about them."""
+    yield Scope("the teachers against SFT")
+    if sentences:
+        yield from_page("teacher-not-better", *sentences)
 
 
 def _joined(names: list[str], by_run: list[list[CheckResult]]) -> list[CheckResult]:
     """Return one entry a check over all runs; findings of one id and severity become one that names the runs."""
-    names_of_checks = dict.fromkeys(one.check for results in by_run for one in results)
     joined = []
-    for check in names_of_checks:
+    for name_of_check in dict.fromkeys(one.check for results in by_run for one in results):
         mine = [
-            (name, one) for name, results in zip(names, by_run, strict=True) for one in results if one.check == check
+            (name, one)
+            for name, results in zip(names, by_run, strict=True)
+            for one in results
+            if one.check == name_of_check
         ]
         done = [(name, one) for name, one in mine if one.skipped is None]
         groups: dict[tuple[str, str], list[tuple[str, Finding]]] = {}
@@ -180,7 +194,7 @@ def _joined(names: list[str], by_run: list[list[CheckResult]]) -> list[CheckResu
                 groups.setdefault((finding.id, finding.severity), []).append((name, finding))
         joined.append(
             CheckResult(
-                check=check,
+                check=name_of_check,
                 scope=f"{len(done)} of {len(mine)} runs; the first: {(done or mine)[0][1].scope}",
                 skipped=None if done else mine[0][1].skipped,
                 findings=tuple(_one(found) for found in groups.values()),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import slope
-from distillab.records import CheckResult, Interval, StudyResults
+from distillab.records import Interval, StudyResults
 from distillab.terminal import plural
 
 _FEWEST = 5
@@ -13,17 +14,13 @@ _STILL = 0.05
 _PART = 0.2  # of the run: the extrapolated steps
 
 
-def check_budget(series: RunSeries) -> CheckResult:
-    """Check for a held-out loss that still falls at the end.
-
-    Args:
-        series: in order.
-    """
+@check("run-budget")
+def check_budget(series: RunSeries) -> Checked:
+    """Check for a held-out loss that still falls at the end."""
     held_out = series.held_out_losses()
-    scope = f"{len(held_out)} held-out losses"
+    yield Scope(f"{len(held_out)} held-out losses")
     if len(held_out) < _FEWEST:
-        why = f"fewer than {_FEWEST} held-out losses"
-        return CheckResult(check="run-budget", scope=scope, skipped=why)
+        raise Skipped(f"fewer than {_FEWEST} held-out losses")
     late = held_out[-max(3, len(held_out) // 3) :]
     rate, error = slope([step for step, _ in late], [value for _, value in late])
     (step_before, before), (last_step, last) = held_out[-2:]
@@ -32,38 +29,33 @@ def check_budget(series: RunSeries) -> CheckResult:
     more_steps = _PART * (held_out[-1][0] - held_out[0][0])
     gain = -rate * more_steps
     if last <= 0 or gain < _STILL * last or -rate < 2 * error or last != min(value for _, value in held_out):
-        return CheckResult(check="run-budget", scope=scope)
-    finding = from_page(
+        return
+    yield from_page(
         "budget-too-small",
         f"held-out {late[0][1]:.4g} at step {late[0][0]:,}, {last:.4g} at step {held_out[-1][0]:,}, the last",
         f"at that rate {more_steps:,.0f} more steps would lower it by another {gain:.3g} ({gain / last:.0%})",
     )
-    return CheckResult(check="run-budget", scope=scope, findings=(finding,))
 
 
-def check_differences(results: StudyResults) -> CheckResult:
+@check("study-differences")
+def check_differences(results: StudyResults) -> Checked:
     """Check for arms that cannot be distinguished from SFT, by their interval or over all comparisons together.
 
     Args:
         results: of a finished study.
     """
     compared = [arm for arm in results.arms if arm.against_sft is not None and arm.shown_failure is None]
-    scope = f"{len(compared)} arms against SFT"
+    yield Scope(f"{len(compared)} arms against SFT")
     if not compared:
-        return CheckResult(check="study-differences", scope=scope, skipped="no arm is compared with SFT")
-    unclear = [arm for arm in compared if arm.against_sft is not None and arm.against_sft.outcome == "open"]
-    if not unclear:
-        return CheckResult(check="study-differences", scope=scope)
-    finding = from_page(
-        "difference-below-interval",
-        *tuple(
-            f"{arm.name}: {arm.against_sft.mean:+.3f} nats per token, {_interval(arm.against_sft)} "
-            f"({arm.against_sft.measured_on or plural(len(arm.seeds), 'seed')})"
-            for arm in unclear
-            if arm.against_sft is not None
-        ),
-    )
-    return CheckResult(check="study-differences", scope=scope, findings=(finding,))
+        raise Skipped("no arm is compared with SFT")
+    lines = [
+        f"{arm.name}: {arm.against_sft.mean:+.3f} nats per token, {_interval(arm.against_sft)} "
+        f"({arm.against_sft.measured_on or plural(len(arm.seeds), 'seed')})"
+        for arm in compared
+        if arm.against_sft is not None and arm.against_sft.outcome == "open"
+    ]
+    if lines:
+        yield from_page("difference-below-interval", *lines)
 
 
 def _interval(difference: Interval) -> str:

@@ -5,36 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
 from distillab.doctor.run.series import HeldOutPoint, RunSeries
-from distillab.records import CheckResult
 
 _EXPECTED_ERROR = 0.1
 _NATS_ROSE = 0.05
 _KNOWS_SOMETHING = 0.2  # of the tokens; below, loss and accuracy show something worse
 
 
-def check_confidence(series: RunSeries) -> CheckResult:
-    """Check the logged calibration error; without one, a held-out loss that rises while the accuracy does not fall.
-
-    Args:
-        series: in order.
-    """
+@check("run-confidence")
+def check_confidence(series: RunSeries) -> Checked:
+    """Check the logged calibration error; without one, a held-out loss that rises while the accuracy does not fall."""
     errors = [point for point in series.held_out if point.calibration_error is not None]
     both = [
         (p.step, p.loss, p.accuracy)
         for p in series.held_out
         if p.loss is not None and p.accuracy is not None and math.isfinite(p.loss + p.accuracy)
     ]
-    scope = f"{len(errors)} calibration errors, {len(both)} held-out losses with accuracy"
+    yield Scope(f"{len(errors)} calibration errors, {len(both)} held-out losses with accuracy")
     if not errors and len(both) < 3:
-        why = "neither calibration errors nor three held-out losses with accuracy are logged"
-        return CheckResult(check="run-confidence", scope=scope, skipped=why)
+        raise Skipped("neither calibration errors nor three held-out losses with accuracy are logged")
     evidence = _logged(errors[-1]) if errors else _surer(both)
-    if not evidence:
-        return CheckResult(check="run-confidence", scope=scope)
-    finding = from_page("over-confident", *evidence)
-    return CheckResult(check="run-confidence", scope=scope, findings=(finding,))
+    if evidence:
+        yield from_page("over-confident", *evidence)
 
 
 def _logged(last: HeldOutPoint) -> tuple[str, ...]:

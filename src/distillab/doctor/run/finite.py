@@ -1,33 +1,33 @@
-"""Is every logged loss and gradient a number, and is a zero a real zero?"""
+"""Are the entries of a log one run in order to its end, is every loss and gradient a number, every zero a real zero?"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
 from distillab.doctor.run.series import RunSeries, StepPoint
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
 _REAL_LOSS = 0.1  # a loss above this does not become exactly zero in one step
 _SCALER_SETTLES = 20  # steps in which float16 loss scaling may overflow while it looks for its scale
 _RARE = 0.02
 
 
-def check_finite(series: RunSeries) -> CheckResult:
+@check("run-finite")
+def check_finite(series: RunSeries) -> Checked:
     """Check for NaN and infinity in losses and gradient norms, and for losses of exactly 0.0 (NaN in transformers)."""
     points = series.steps
-    scope = f"losses and gradient norms of {len(points):,} entries, {len(series.held_out):,} held-out losses"
+    yield Scope(f"losses and gradient norms of {len(points):,} entries, {len(series.held_out):,} held-out losses")
     if not points and not series.held_out:
-        return CheckResult(check="run-finite", scope=scope, skipped="the log has no entries")
+        raise Skipped("the log has no entries")
     shown_as_zero = [p for p in points if p.loss == 0 and p.grad_norm is not None and not math.isfinite(p.grad_norm)]
-    found = [
-        _loss(series),
-        _nan_as_zero(points, shown_as_zero),
-        _zero([p for p in points if p.loss == 0 and p not in shown_as_zero], points),
-        None if shown_as_zero else _gradient(points),
-    ]
-    return CheckResult(check="run-finite", scope=scope, findings=tuple(one for one in found if one is not None))
+    yield _loss(series)
+    yield _nan_as_zero(points, shown_as_zero)
+    yield _zero([p for p in points if p.loss == 0 and p not in shown_as_zero], points)
+    yield None if shown_as_zero else _gradient(points)
 
 
 def _loss(series: RunSeries) -> Finding | None:
@@ -120,3 +120,46 @@ def _around(points: Sequence[StepPoint], step: int) -> tuple[str, ...]:
     return tuple(
         f"step {p.step}: loss {p.loss}, grad_norm {p.grad_norm}" for p in points[max(0, place - 2) : place + 2]
     )
+
+
+@check("run-order")
+def check_order(series: RunSeries) -> Checked:
+    """Check for steps that occur twice or go back, and for a run that has not reached its last step."""
+    entries = f"{len(series.steps):,} training entries, {len(series.held_out):,} held-out entries"
+    yield Scope("; ".join((f"{series.source}: {entries}", *series.notes)))
+    if not series.steps and not series.held_out:
+        raise Skipped("the log has no entries")
+    yield _out_of_order(series.steps)
+    yield _unfinished(series)
+
+
+def _out_of_order(points: Sequence[StepPoint]) -> Finding | None:
+    back = [(a, b) for a, b in pairwise(points) if b.step <= a.step or _epoch_back(a, b)]
+    if not back:
+        return None
+    distinct = len({point.step for point in points})
+    again = [f"{b.where}: step {b.step} after step {a.step}{_epochs(a, b)}" for a, b in back[:3]]
+    return from_page(
+        "steps-out-of-order",
+        f"{len(points):,} entries of {distinct:,} different steps; it goes back {len(back)} times",
+        *again,
+        "where a step occurs twice, the other checks use the later entry",
+    )
+
+
+def _epoch_back(a: StepPoint, b: StepPoint) -> bool:
+    return a.epoch is not None and b.epoch is not None and b.epoch < a.epoch
+
+
+def _epochs(a: StepPoint, b: StepPoint) -> str:
+    return f", epoch {b.epoch:g} after {a.epoch:g}" if a.epoch is not None and b.epoch is not None else ""
+
+
+def _unfinished(series: RunSeries) -> Finding | None:
+    planned, last = series.facts.planned_steps, series.last_step
+    logged = [point.step for point in series.steps]
+    every = max((b - a for a, b in pairwise(logged)), default=1)
+    # a trainer that logs every so many steps need not log the last one
+    if planned is None or last + max(every, 1) > planned:
+        return None
+    return from_page("run-not-finished", f"last step in the log: {last:,} of {planned:,}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import trend
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
 _FEWEST = 5
 _GROWN = 20.0
@@ -15,18 +16,14 @@ _LONE = 100.0
 _MOSTLY = 0.9
 
 
-def check_gradients(series: RunSeries) -> CheckResult:
-    """Check for norms that grow to many times what they were, and norms of exactly zero.
-
-    Args:
-        series: in order.
-    """
+@check("run-gradients")
+def check_gradients(series: RunSeries) -> Checked:
+    """Check for norms that grow to many times what they were, and norms of exactly zero."""
     norms = series.grad_norms()
-    scope = f"{len(norms):,} gradient norms"
+    yield Scope(f"{len(norms):,} gradient norms")
     if len(norms) < _FEWEST:
-        return CheckResult(check="run-gradients", scope=scope, skipped="fewer than five gradient norms are logged")
-    found = _zero(series) or _explodes(series)
-    return CheckResult(check="run-gradients", scope=scope, findings=(found,) if found else ())
+        raise Skipped("fewer than five gradient norms are logged")
+    yield _zero(series) or _explodes(series)
 
 
 def _zero(series: RunSeries) -> Finding | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
 from distillab.doctor.run.series import CROSS_ENTROPY, RunSeries
 from distillab.doctor.run.trends import trend
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
 _Curve = Sequence[tuple[int, float]]
 
@@ -19,26 +20,24 @@ _LEARNED = 0.9
 _BY_HEART = 0.5
 
 
-def check_held_out(series: RunSeries) -> CheckResult:
+@check("run-held-out")
+def check_held_out(series: RunSeries) -> Checked:
     """Check for an evaluation that never changes, a held-out loss above log V, unigram or its start, and overfitting.
 
     The first epochs distinguish causes: while rows are new, the training loss is itself a held-out loss. A gap between
     the two at that time cannot come from learning rows by heart.
-
-    Args:
-        series: in order.
     """
     held_out = series.held_out_losses()
-    scope = f"{len(held_out)} held-out losses over {series.last_step:,} steps"
+    yield Scope(f"{len(held_out)} held-out losses over {series.last_step:,} steps")
     constant = _never_changes(series)
     if constant is not None:
-        return CheckResult(check="run-held-out", scope=scope, findings=(constant,))
+        yield constant
+        return
     if len(held_out) < 2:
-        return CheckResult(check="run-held-out", scope=scope, skipped="fewer than two held-out losses")
+        raise Skipped("fewer than two held-out losses")
     found = _above_uniform(series, held_out) or _above_unigram(series, held_out) or _above_start(series, held_out)
-    by_heart = _overfitting(series, held_out) if found is None or _by_heart(series, held_out) else None
-    both = tuple(one for one in (found, by_heart) if one is not None)
-    return CheckResult(check="run-held-out", scope=scope, findings=both)
+    yield found
+    yield _overfitting(series, held_out) if found is None or _by_heart(series, held_out) else None
 
 
 def _never_changes(series: RunSeries) -> Finding | None:
@@ -62,11 +61,11 @@ def _above_uniform(series: RunSeries, held_out: _Curve) -> Finding | None:
     step, last = held_out[-1]
     if uniform is None or not series.facts.held_out_is_cross_entropy or last <= uniform + _ABOVE_NATS:
         return None
-    if not _fell(series):
+    if not _moved(series, by=0.03):
         return None  # a run whose training loss does not fall belongs to the check of the learning rate
     early = [(at, value) for at, value in held_out[1:] if _few_epochs(series, at)]
     # no measurement of the first epochs is better than the start: the loss never pointed the right way
-    never_better = bool(early) and min(value for _, value in early) >= held_out[0][1] and _has_start(held_out)
+    never_better = bool(early) and min(value for _, value in early) >= held_out[0][1] and held_out[0][0] == 0
     kd_alone = bool(series.term_names) and CROSS_ENTROPY not in series.term_names
     return from_page(
         "held-out-above-uniform",
@@ -112,7 +111,7 @@ def _above_unigram(series: RunSeries, held_out: _Curve) -> Finding | None:
 
 def _above_start(series: RunSeries, held_out: _Curve) -> Finding | None:
     first, last = held_out[0][1], held_out[-1][1]
-    if not _has_start(held_out) or not _fell(series) or min(value for _, value in held_out[1:]) <= first:
+    if held_out[0][0] != 0 or not _moved(series, by=0.03) or min(value for _, value in held_out[1:]) <= first:
         return None
     if last <= first * (1 + _OVERFIT):
         return None
@@ -126,7 +125,7 @@ def _overfitting(series: RunSeries, held_out: _Curve) -> Finding | None:
     step, last = held_out[-1]
     if series.on_own_text:
         return None
-    if len(held_out) < 3 or best_step == step or last <= best * (1 + _OVERFIT) or not _fell(series):
+    if len(held_out) < 3 or best_step == step or last <= best * (1 + _OVERFIT) or not _moved(series, by=0.03):
         return None
     # at the first measurement it may never have been better than before training; unless it is far below log V
     uniform = series.facts.uniform_nats if series.facts.held_out_is_cross_entropy else None
@@ -160,19 +159,10 @@ def _moved(series: RunSeries, *, by: float = 0.02) -> bool:
     return len(losses) >= 3 and trend(losses).fell(by)
 
 
-def _fell(series: RunSeries) -> bool:
-    losses = [value for _, value in series.losses()]
-    return len(losses) >= 3 and trend(losses).fell()
-
-
 def _fell_since(series: RunSeries, step: int) -> bool:
     losses = series.losses()
     before, after = _training_near(losses, step), _training_near(losses, series.last_step)
     return before is not None and after is not None and after < 0.98 * before
-
-
-def _has_start(held_out: _Curve) -> bool:
-    return held_out[0][0] == 0
 
 
 def _few_epochs(series: RunSeries, step: int) -> bool:

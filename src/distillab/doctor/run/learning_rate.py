@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import noise, slope, spikes, trend
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
 _FEWEST = 20
 _ABOVE_START = 0.1
@@ -28,19 +29,16 @@ _LITTLE = 0.1
 _NOT_SLOWING = 0.7
 
 
-def check_learning_rate(series: RunSeries) -> CheckResult:
-    """Check for divergence, spikes, and a loss that falls slowly on a straight line.
-
-    Args:
-        series: in order.
-    """
+@check("run-learning-rate")
+def check_learning_rate(series: RunSeries) -> Checked:
+    """Check for divergence, spikes, and a loss that falls slowly on a straight line."""
     losses = series.losses()
-    scope = f"{len(losses):,} training losses, {len(series.learning_rates()):,} learning rates"
+    yield Scope(f"{len(losses):,} training losses, {len(series.learning_rates()):,} learning rates")
     if len(losses) < _FEWEST:
-        why = f"fewer than {_FEWEST} training losses"
-        return CheckResult(check="run-learning-rate", scope=scope, skipped=why)
-    found = [_diverges(series) or _thrown_at_the_start(series), _spikes(series), _too_low(series)]
-    return CheckResult(check="run-learning-rate", scope=scope, findings=tuple(one for one in found if one is not None))
+        raise Skipped(f"fewer than {_FEWEST} training losses")
+    yield _diverges(series) or _thrown_at_the_start(series)
+    yield _spikes(series)
+    yield _too_low(series)
 
 
 def _diverges(series: RunSeries) -> Finding | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
 from distillab.doctor.run.rescaled import check_rescaling
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import Trend, trend
-from distillab.records import CheckResult, Finding, begins_above_uniform
+from distillab.records import Finding, begins_above_uniform
 
 _FAR_AT_START = 0.3
 _STUCK_WITHIN = 0.03
@@ -21,20 +22,18 @@ _MOVED = 0.01
 _BELOW_FLOOR = 0.9
 
 
-def check_references(series: RunSeries) -> CheckResult:
-    """Check where the loss begins, whether it ever leaves log V, and whether it is lower than the data allow.
-
-    Args:
-        series: in order.
-    """
+@check("run-references")
+def check_references(series: RunSeries) -> Checked:
+    """Check where the loss begins, whether it ever leaves log V, and whether it is lower than the data allow."""
     training, held_out = series.training_nats(), series.held_out_losses()
     lines = _lines(series)
-    scope = f"{len(training):,} training cross-entropies, compared with {', '.join(lines) or 'no known reference'}"
+    yield Scope(f"{len(training):,} training cross-entropies, compared with {', '.join(lines) or 'no known reference'}")
     if not training and not (held_out and series.facts.held_out_is_cross_entropy):
-        why = "the log has no cross-entropy in nats per token (for another trainer's log, give --vocabulary)"
-        return CheckResult(check="run-references", scope=scope, skipped=why)
-    found = [_start(series), _stuck(series) or _flat(series), _below_entropy(series), _too_good(series)]
-    return CheckResult(check="run-references", scope=scope, findings=tuple(one for one in found if one is not None))
+        raise Skipped("the log has no cross-entropy in nats per token (for another trainer's log, give --vocabulary)")
+    yield _start(series)
+    yield _stuck(series) or _flat(series)
+    yield _below_entropy(series)
+    yield _too_good(series)
 
 
 def _lines(series: RunSeries) -> list[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import near_factor, trend
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
 _POINTS = 3
 _STEADY = 0.12  # relative spread of a ratio that is the same all along
@@ -18,20 +19,17 @@ _TERMS_WITHIN = 0.05
 _AS_LARGE = 0.25  # |log ratio|
 
 
-def check_rescaling(series: RunSeries) -> CheckResult:
+@check("run-rescaling")
+def check_rescaling(series: RunSeries) -> Checked:
     """Compare the training loss with the held-out loss at the same steps, the sum of its terms, and log V.
 
     A held-out loss is never accumulated, so a training loss that is k times as large all along was summed over k
     microbatches (or processes) or divided by them once too often.
-
-    Args:
-        series: in order.
     """
-    scope = f"{len(series.losses()):,} training losses, {len(series.held_out_losses()):,} held-out losses"
+    yield Scope(f"{len(series.losses()):,} training losses, {len(series.held_out_losses()):,} held-out losses")
     if not series.losses():
-        return CheckResult(check="run-rescaling", scope=scope, skipped="the log has no training loss")
-    found = _terms(series) if series.term_names else _held_out(series) or _start(series)
-    return CheckResult(check="run-rescaling", scope=scope, findings=(found,) if found else ())
+        raise Skipped("the log has no training loss")
+    yield _terms(series) if series.term_names else _held_out(series) or _start(series)
 
 
 def _terms(series: RunSeries) -> Finding | None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import Trend, trend
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
 _FEWEST = 20
 _LONGER = 0.5
@@ -33,19 +34,17 @@ _PLACES = ("128_on", "32_128")
 _FIRST = "0_32"
 
 
-def check_rollouts(series: RunSeries) -> CheckResult:
-    """Check for answers that grow, a collapse, one answer to all, loops, stale samples and a teacher lost at the end.
-
-    Args:
-        series: in order.
-    """
+@check("run-rollouts")
+def check_rollouts(series: RunSeries) -> Checked:
+    """Check for answers that grow, collapse, are all the same, loop or are stale, and for a teacher lost at the end."""
     written = [point for point in series.steps if point.written_share]
-    horizon = written[-1].written.get("max_new_tokens") if written else None
+    if not written:
+        return
+    horizon = written[-1].written.get("max_new_tokens")
     settled = [point for point in written if point.written.get("max_new_tokens") == horizon]
-    scope = f"figures of what the student wrote at {len(settled):,} steps with the same longest answer"
+    yield Scope(f"figures of what the student wrote at {len(settled):,} steps with the same longest answer")
     if len(settled) < _FEWEST:
-        why = f"fewer than {_FEWEST} steps log what the student wrote"
-        return CheckResult(check="run-rollouts", scope=scope, skipped=why)
+        raise Skipped(f"fewer than {_FEWEST} steps log what the student wrote")
     names = dict.fromkeys(name for point in settled for name in point.written)
     columns = {name: [point.written[name] for point in settled if name in point.written] for name in names}
     columns["loss"] = [point.loss for point in settled if point.loss is not None]
@@ -54,16 +53,13 @@ def check_rollouts(series: RunSeries) -> CheckResult:
         for name, values in columns.items()
         if len(values) >= _FEWEST and all(map(math.isfinite, values))
     }
-    found = [
-        _grow(ends) or _no_nearer(ends) or _truncated(ends),
-        _collapse(ends),
-        _same(ends),
-        _repeat(ends),
-        *(_stale(ends, name) for name in _GAPS),
-        _reused(ends),
-        _late(ends),
-    ]
-    return CheckResult(check="run-rollouts", scope=scope, findings=tuple(one for one in found if one is not None))
+    yield _grow(ends) or _no_nearer(ends) or _truncated(ends)
+    yield _collapse(ends)
+    yield _same(ends)
+    yield _repeat(ends)
+    yield from (_stale(ends, name) for name in _GAPS)
+    yield _reused(ends)
+    yield _late(ends)
 
 
 def _grow(ends: dict[str, Trend]) -> Finding | None:

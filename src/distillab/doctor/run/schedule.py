@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 from itertools import pairwise
 
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
 from distillab.doctor.run.series import RunSeries
 from distillab.doctor.run.trends import trend
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
 _FEWEST = 10
 _SAME = 0.02
@@ -24,25 +25,20 @@ _NEAR_UNIFORM = 0.75
 _NEAR_ENTROPY = 1.1
 
 
-def check_schedule(series: RunSeries) -> CheckResult:
-    """Check for a learning rate of zero, one that only warms up, never decays, restarts, ends too early or is cut off.
-
-    Args:
-        series: in order.
-    """
+@check("run-schedule")
+def check_schedule(series: RunSeries) -> Checked:
+    """Check for a learning rate of zero, or one that only warms up, never decays, restarts, or ends too early."""
     rates = series.learning_rates()
-    scope = f"{len(rates):,} learning rates"
+    yield Scope(f"{len(rates):,} learning rates")
     if len(rates) < 3:
-        return CheckResult(check="run-schedule", scope=scope, skipped="fewer than three learning rates are logged")
-    values = [value for _, value in rates]
-    if max(values) <= 0:
-        found: Finding | None = _zero(series)
-    elif len(values) < _FEWEST:
-        return CheckResult(check="run-schedule", scope=scope, skipped="too few learning rates to recognise a schedule")
+        raise Skipped("fewer than three learning rates are logged")
+    if max(value for _, value in rates) <= 0:
+        yield _zero(series)
+    elif len(rates) < _FEWEST:
+        raise Skipped("too few learning rates to recognise a schedule")
     else:
         found = _only_warms_up(series) or _restarts(rates) or _never_decays(rates) or _decays_too_early(series)
-        found = found or _cut_short(series)
-    return CheckResult(check="run-schedule", scope=scope, findings=(found,) if found else ())
+        yield found or _cut_short(series)
 
 
 def _zero(series: RunSeries) -> Finding:

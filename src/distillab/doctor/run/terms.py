@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 
+from distillab.doctor.checks import Checked, Scope, Skipped, check
 from distillab.doctor.page import from_page
-from distillab.doctor.run.constants import never_changes, one_value
+from distillab.doctor.run.figures import never_changes, one_value
 from distillab.doctor.run.series import CROSS_ENTROPY, RunSeries
 from distillab.doctor.run.trends import trend
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
 _NO_SHARE = 0.01
 _FIGHT = -0.2
@@ -16,24 +17,17 @@ _APART = 0.1
 _FEWEST = 10
 
 
-def check_terms(series: RunSeries) -> CheckResult:
-    """Check for terms without positions, that never change, without a share of the gradient, or that fight each other.
-
-    Args:
-        series: in order.
-    """
+@check("run-terms")
+def check_terms(series: RunSeries) -> Checked:
+    """Check for terms without positions, or a share of the gradient, that never change, or that fight each other."""
     names = series.term_names
     measured = sum(bool(point.shares) for point in series.steps)
-    scope = f"{len(names)} terms ({', '.join(names) or 'none logged'}); gradient shares at {measured} steps"
+    yield Scope(f"{len(names)} terms ({', '.join(names) or 'none logged'}); gradient shares at {measured} steps")
     if not names and not any(point.cosines for point in series.steps):
-        return CheckResult(check="run-terms", scope=scope, skipped="the log does not list the terms of the loss")
-    found: list[Finding] = []
+        raise Skipped("the log does not list the terms of the loss")
     for name in names:
-        one = _without_positions(series, name) or _never_changes(series, name) or _without_effect(series, name)
-        found += [one] if one is not None else []
-    fight = _cosines(series) or _apart(series)
-    found += [fight] if fight is not None else []
-    return CheckResult(check="run-terms", scope=scope, findings=tuple(found))
+        yield _without_positions(series, name) or _never_changes(series, name) or _without_effect(series, name)
+    yield _cosines(series) or _apart(series)
 
 
 def _without_positions(series: RunSeries, name: str) -> Finding | None:
@@ -81,11 +75,10 @@ def _cosines(series: RunSeries) -> Finding | None:
         return None
     median, pair = worst
     values = pairs[pair]
-    return _fight(
-        (
-            f"{pair}: cosine between the gradients {median:.2f} (median of {len(values)})",
-            f"below zero in {sum(value < 0 for value in values) / len(values):.0%} of the measurements",
-        )
+    return from_page(
+        "terms-fight",
+        f"{pair}: cosine between the gradients {median:.2f} (median of {len(values)})",
+        f"below zero in {sum(value < 0 for value in values) / len(values):.0%} of the measurements",
     )
 
 
@@ -100,13 +93,10 @@ def _apart(series: RunSeries) -> Finding | None:
     rising = [name for name, end in ends.items() if end.rose(_APART)]
     if not falling or not rising:
         return None
-    return _fight(
-        tuple(
+    return from_page(
+        "terms-fight",
+        *(
             f"{name}: {ends[name].head:.4g} after a third of the run, {ends[name].tail:.4g} at its end"
             for name in (*rising, *falling)
-        )
+        ),
     )
-
-
-def _fight(evidence: tuple[str, ...]) -> Finding:
-    return from_page("terms-fight", *evidence)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from transformers import PreTrainedConfig
+
 from distillab.config.loader import read_values
 from distillab.doctor.batch.audit import IGNORED, run_batch_checks
 from distillab.doctor.batch.datasets import count_rows, load_dataset
@@ -18,6 +20,7 @@ from distillab.doctor.trainer.checks import check_settings
 from distillab.doctor.trainer.llama_factory import read_llama_factory
 from distillab.doctor.trainer.settings import RowSource, TrainerSettings
 from distillab.errors import ConfigError, DistillabError
+from distillab.models.loading import load_config
 from distillab.pairing.loading import LoadedTokenizer, load_tokenizer, logits_width
 from distillab.records import CheckResult, Investigation
 
@@ -43,7 +46,7 @@ def audit_trainer(config: str | Path, *, tokenizer: str | None = None) -> Invest
     folder = settings.prepared[0] if settings.prepared else None
     rows = None if folder is None else load_dataset(folder)
     total = None if folder is None else count_rows(folder)
-    checks = [*with_causes((check_settings(settings, rows, total_rows=total),))]
+    checks = [*with_causes((check_settings(settings, rows, total_rows=total, model=_model(settings)),))]
     checks += _prepared(settings, loaded, folder, rows, why_not)
     for source in settings.sources:
         checks += _rows(settings, loaded, source, why_not)
@@ -64,6 +67,14 @@ def _settings(path: Path) -> TrainerSettings:
             fix="a recipe of distillab: distillab doctor preflight RECIPE",
         )
     return read(values, path)
+
+
+def _model(settings: TrainerSettings) -> PreTrainedConfig | None:
+    """Return the configuration of the config's model; None: it is not on this machine."""
+    try:
+        return load_config(settings.weights, revision=None)
+    except DistillabError:
+        return None
 
 
 def _tokenizer(settings: TrainerSettings, given: str | None) -> tuple[LoadedTokenizer | None, str]:

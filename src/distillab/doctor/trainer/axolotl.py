@@ -17,9 +17,9 @@ from distillab.doctor.trainer.settings import (
     TrainerConfig,
     TrainerSettings,
     local,
+    misspelt,
     validated,
 )
-from distillab.doctor.trainer.spelling import misspelt
 
 _PREPARED = "last_run_prepared"
 _ATTENTION = ("flash_attention", "sdp_attention", "flex_attention", "xformers_attention")
@@ -86,6 +86,9 @@ def read_axolotl(values: dict[str, Any], path: Path) -> TrainerSettings:
     return TrainerSettings(
         tool="axolotl",
         model=config.tokenizer_config or config.base_model,
+        weights=config.base_model,
+        half=config.half,
+        stretched=config.rope_scaling is not None or "overrides_of_model_config" in values,
         added_tokens=added,
         pad_token=special.get("pad_token"),
         own_template=(config.chat_template or "") not in _OWN,

@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
+from transformers import PreTrainedConfig
+
 from distillab.doctor.batch.rows import GivenBatches
+from distillab.doctor.checks import Checked, Scope, check
 from distillab.doctor.page import from_page
 from distillab.doctor.trainer.settings import Schedule, TrainerSettings
-from distillab.records import CheckResult, Finding
+from distillab.models.loading import context_length
+from distillab.records import Finding
 
-CHECK_ID = "settings"
 # of AdamW; beyond a factor of ten below and above what the trainers' own examples have
 _WEIGHTS, _ADAPTER = (1e-7, 1e-3), (1e-6, 1e-2)
 _FEWEST_STEPS = 2
 
 
-def check_settings(settings: TrainerSettings, rows: GivenBatches | None, *, total_rows: int | None) -> CheckResult:
+@check("settings")
+def check_settings(
+    settings: TrainerSettings,
+    rows: GivenBatches | None,
+    *,
+    total_rows: int | None,
+    model: PreTrainedConfig | None,
+) -> Checked:
     """Judge the settings of a config, and its prepared rows by them.
 
     Args:
         rows: that the trainer prepared; None: none are there.
         total_rows: of all of them.
+        model: the configuration of the model; None: it is not on this machine.
     """
     steps = planned_steps(settings.schedule, total_rows)
     one = settings.schedule
     rate = "the trainer's default" if one.rate is None else f"{one.rate:g}"
-    scope = f"{settings.tool}: learning rate {rate}, {'steps not known' if steps is None else f'{steps:,} steps'}"
-    found = [
-        _misspelt(settings),
-        _rate(one, adapter=settings.adapter),
-        _warm_up(one, steps),
-        _packed(settings),
-        _longer(settings, rows),
-    ]
-    return CheckResult(check=CHECK_ID, scope=scope, findings=tuple(finding for finding in found if finding is not None))
+    yield Scope(f"{settings.tool}: learning rate {rate}, {'steps not known' if steps is None else f'{steps:,} steps'}")
+    yield _misspelt(settings)
+    yield _rate(one, adapter=settings.adapter)
+    yield _warm_up(one, steps)
+    yield _packed(settings)
+    yield _longer(settings, rows)
+    if model is not None:
+        yield _beyond_positions(settings, model)
+        yield _narrower(settings, model)
 
 
 def planned_steps(schedule: Schedule, total_rows: int | None) -> int | None:
@@ -100,4 +111,29 @@ def _longer(settings: TrainerSettings, rows: GivenBatches | None) -> Finding | N
         "prepared-with-other-settings",
         f"the longest prepared row has {len(longest.ids):,} tokens; the config allows {settings.max_tokens:,}",
         words={"tool": settings.tool},
+    )
+
+
+def _beyond_positions(settings: TrainerSettings, model: PreTrainedConfig) -> Finding | None:
+    positions = context_length(model)
+    if positions is None or settings.max_tokens <= positions or settings.stretched:
+        return None
+    return from_page(
+        "positions-wrong",
+        f"the config allows rows of {settings.max_tokens:,} tokens; {settings.weights} was made with {positions:,} "
+        "positions",
+        case="planned",
+        severity="warning",
+    )
+
+
+def _narrower(settings: TrainerSettings, model: PreTrainedConfig) -> Finding | None:
+    stored = str(model.dtype).removeprefix("torch.")
+    if settings.half != "float16" or stored != "bfloat16":
+        return None
+    return from_page(
+        "gradient-not-finite",
+        f"fp16: true; the weights of {settings.weights} are in bfloat16",
+        case="planned",
+        severity="warning",
     )

@@ -15,9 +15,9 @@ from distillab.doctor.trainer.settings import (
     TrainerConfig,
     TrainerSettings,
     local,
+    misspelt,
     validated,
 )
-from distillab.doctor.trainer.spelling import misspelt
 from distillab.files import read_json
 
 # beside those that are read here; near enough to one of them to be taken for it
@@ -78,6 +78,9 @@ def read_llama_factory(values: dict[str, Any], path: Path) -> TrainerSettings:
     return TrainerSettings(
         tool="LLaMA-Factory",
         model=config.model_name_or_path,
+        weights=config.model_name_or_path,
+        half=config.half,
+        stretched=config.rope_scaling is not None,
         added_tokens=tuple(filter(None, added)),
         pad_token=None,
         own_template=False,

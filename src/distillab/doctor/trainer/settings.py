@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -61,6 +63,9 @@ class TrainerSettings:
     Attributes:
         tool: whose config it is.
         model: folder or hub id of the model, or of its tokenizer where the config names another.
+        weights: folder or hub id of the model.
+        half: the format with 16 bits in which it is trained; None: another one, or not stated.
+        stretched: the config gives the model more positions than it was made with.
         added_tokens: that the trainer adds to the tokenizer.
         pad_token: that it sets.
         own_template: the config names a template that is not the tokenizer's own.
@@ -77,6 +82,9 @@ class TrainerSettings:
 
     tool: Tool
     model: str
+    weights: str
+    half: Literal["float16", "bfloat16"] | None
+    stretched: bool
     added_tokens: tuple[str, ...]
     pad_token: str | None
     own_template: bool
@@ -95,6 +103,14 @@ class TrainerConfig(BaseModel):
     """The keys of a config that are read; all others are kept beside them."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
+    fp16: bool | None = None
+    bf16: bool | Literal["auto", "full"] | None = None
+    rope_scaling: Any = None
+
+    @property
+    def half(self) -> Literal["float16", "bfloat16"] | None:
+        """The format with 16 bits that is stated, and is not left to the machine."""
+        return "float16" if self.fp16 else "bfloat16" if self.bf16 in (True, "full") else None
 
 
 Config = TypeVar("Config", bound=TrainerConfig)
@@ -124,3 +140,19 @@ def local(path: str, *, beside: Path) -> Path | None:
         if place.exists():
             return place
     return None
+
+
+_NEAR = 0.88
+
+
+def misspelt(values: Mapping[str, Any], *, known: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Return (key, the known key that it is nearly) of keys that are not known.
+
+    A trainer has hundreds of keys, and only some are known here: a key that resembles none of these is not judged.
+
+    >>> misspelt({"learning_rat": 1, "bf16": True, "lr": 1}, known=["learning_rate", "sequence_len"])
+    (('learning_rat', 'learning_rate'),)
+    """
+    names = sorted(known)
+    near = ((key, difflib.get_close_matches(key, names, n=1, cutoff=_NEAR)) for key in values if key not in names)
+    return tuple((key, found[0]) for key, found in near if found)
