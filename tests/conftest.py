@@ -5,10 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shutil
+import tempfile
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import hypothesis
 import pytest
 import typer.main
 
@@ -16,6 +19,20 @@ import typer.main
 typer.main.get_command = cache(typer.main.get_command)
 # torch.distributed writes 88 such records with every checkpoint; pytest would make each of them and keep it.
 logging.disable(logging.DEBUG)
+
+# A busy machine makes the first example late, and no test fails for that.
+hypothesis.settings.register_profile(
+    "busy machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy machine")
+
+# Temporary files stay in memory where there is room: the tests write through to the disk and delete tens of thousands
+# of files, and some disks take 4 ms for each.
+_MEMORY = Path("/dev/shm")
+_ROOM = 4 * 2**30  # bytes; the tests need less than 1 GiB
+if "TMPDIR" not in os.environ and _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
+    os.environ["TMPDIR"] = str(_MEMORY)
+    tempfile.tempdir = None  # it is found anew
 
 # every test may use the tiny world
 pytest_plugins = ["tests.tiny_world"]
@@ -46,7 +63,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="tests/project/test_quantised.py runs it"))
 
 
-def pytest_collection_finish() -> None:
-    """Take what is imported by now out of the garbage collector's passes, which visit it again and again."""
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_collect() -> None:
+    """Take what is there before a module's tests (packages, above all) out of the garbage collector's passes.
+
+    A trainer collects garbage whenever it begins: a second each time, for a million objects that stay.
+    """
     gc.collect()
     gc.freeze()

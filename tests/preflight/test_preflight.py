@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,6 @@ from distillab.training.step_report import StepReport
 
 KL = {"kind": "token_divergence"}
 CE = {"kind": "cross_entropy"}
-
-
-@pytest.fixture(autouse=True)
-def _little_to_collect() -> Iterator[None]:
-    """As in `run_arm_checks`: a trainer collects garbage whenever it begins, and that takes longer than its steps."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

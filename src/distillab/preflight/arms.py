@@ -29,6 +29,9 @@ _WIDTH = 4  # bytes of a weight, of most
 def _little_to_collect() -> Iterator[None]:
     # a trainer collects garbage whenever it begins, and that takes longer than its steps here: over half a second, most
     # of it for the modules that are loaded
+    if gc.get_freeze_count():  # whose program has left them alone already, and shall find them so
+        yield
+        return
     gc.freeze()
     try:
         yield

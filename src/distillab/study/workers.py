@@ -6,6 +6,7 @@ A job writes its result to disk, so that a finished job is never repeated.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -90,6 +91,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
 def prepare_process(threads: int) -> None:
     """Prepare a process that does jobs of a study beside others; it forgets what an earlier study has loaded in it."""
     _owners.clear()
+    gc.freeze()  # what is imported by now: each trainer that begins looks through the rest alone
     torch.set_num_threads(threads)
     plain_lines()  # several bars on one terminal would overwrite each other
 
