@@ -85,7 +85,7 @@ def _expected(
 
 
 def _compare(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], within: float = 1e-6) -> None:
-    """Compare to within a share of the loss, of its largest gradient, or of a nat: what nearly cancels leaves its rounding.
+    """Compare to within a share of the loss, of its largest gradient, or of a nat: what cancels leaves its rounding.
 
     A gradient is a difference of numbers as large as the loss, which can be thousands where the gradient is one.
     """
