@@ -85,5 +85,5 @@ def test_the_command_compares_two_folders(studies: dict[str, Path], tmp_path: Pa
     assert result.exit_code == 0, result.output
     assert "of 1 arm that can be compared, in the second study" in " ".join(result.output.split())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.html", "comparison.md"]
-    with pytest.raises(DataError, match="holds none"):
+    with pytest.raises(DataError, match="no finished study"):
         compare_studies(studies["four"], tmp_path)

@@ -15,8 +15,8 @@ from distillab.cli.console import report_so_far
 from distillab.cli.preflight import checked_first
 from distillab.config.study import ArmConfig, StudyRecipe
 from distillab.errors import ConfigError, DataError
-from distillab.records import EvaluationRecord, StudyResults
-from distillab.report.build import read_results, write_report
+from distillab.records import RESULTS, EvaluationRecord, StudyResults, read_results
+from distillab.report.build import write_report
 from distillab.study.study import Study as Runner
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Study:
         Raises:
             DataError: the study has not run.
         """
-        path = Path(self.recipe.output) / "results.json"
+        path = Path(self.recipe.output) / RESULTS
         if not path.is_file():
             raise DataError("The study has no results yet.", where=str(path), fix="call run() first")
         return read_results(path)

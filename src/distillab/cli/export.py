@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from distillab.export.forms import To
 from distillab.terminal import echo
-
-To = Literal["hub", "gguf", "safetensors", "merged"]
 
 
 def export_command(

@@ -7,10 +7,7 @@ from typing import Annotated
 
 import typer
 
-from distillab.errors import DataError
 from distillab.terminal import echo
-
-_FIX = "give the output folder of a study, with results.json in it"
 
 
 def report_command(
@@ -26,15 +23,11 @@ def report_command(
 
     With two studies: comparison.md and comparison.html, the same arms side by side, and what differs besides.
     """
-    for study in (folder, *([] if other is None else [other])):
-        if not study.is_dir():
-            raise DataError("There is no such folder to report on.", where=str(study), fix=_FIX)
-        if not (study / "results.json").is_file():
-            raise DataError("The folder holds no results.json.", where=str(study), fix=_FIX)
     if other is None:
-        from distillab.report import read_results, write_report
+        from distillab.records import read_study
+        from distillab.report import write_report
 
-        paths = write_report(read_results(folder / "results.json"), output or folder)
+        paths = write_report(read_study(folder), output or folder)
     else:
         from distillab.report.between import summary, write_comparison
         from distillab.study.between import compare_studies

@@ -10,7 +10,7 @@ from distillab.config.methods import METHODS, Method
 from distillab.errors import DataError
 from distillab.models.weights import ADAPTER_CONFIG
 from distillab.paths import is_local
-from distillab.records import ArmResult, RunRecord, StudyResults, read_record
+from distillab.records import RESULTS, ArmResult, RunRecord, StudyResults, read_record, read_study
 from distillab.runs.folder import RECORD, STUDENT, require_unchanged
 
 _AGAIN = "restore the folder from a copy, or run the recipe again"
@@ -83,10 +83,8 @@ def _study_of(run: Path) -> StudyResults | None:
     """Return the results of STUDY for STUDY/runs/ARM/seedN; None where they are not there."""
     if len(run.parents) < 3 or run.parents[1].name != "runs":
         return None
-    path = run.parents[2] / "results.json"
-    return (
-        read_record(StudyResults, path, fix="run the study again: finished runs are kept") if path.is_file() else None
-    )
+    study = run.parents[2]
+    return read_study(study) if (study / RESULTS).is_file() else None
 
 
 def _is_of(record: RunRecord, arm: ArmResult) -> bool:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from distillab.errors import ConfigError
 from distillab.export.card import RECIPE, model_card
 from distillab.export.finished import FinishedRun
+from distillab.export.forms import To
 from distillab.export.weights import copy_student, write_merged
 from distillab.files import new_folder, require_space, write_json, write_text
 from distillab.paths import is_local, is_url
 
-To = Literal["hub", "gguf", "safetensors", "merged"]
 _USE = """from transformers import AutoTokenizer, {loader}
 
 model = {loader}.from_pretrained("{name}")

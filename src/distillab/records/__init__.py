@@ -55,6 +55,7 @@ from distillab.records.sources import (
 )
 from distillab.records.studies import (
     FEWEST_ROWS,
+    RESULTS,
     ArmResult,
     Baseline,
     Comparison,
@@ -64,6 +65,8 @@ from distillab.records.studies import (
     StudyResults,
     TeacherCost,
     TokenView,
+    read_results,
+    read_study,
 )
 
 __all__ = [
@@ -72,6 +75,7 @@ __all__ = [
     "FEWEST_ROWS",
     "HEADLINES",
     "PRIMARY",
+    "RESULTS",
     "SCHEMA_VERSION",
     "SEVERITY_ORDER",
     "TASK_SCORES",
@@ -131,6 +135,8 @@ __all__ = [
     "begins_above_uniform",
     "outlook",
     "read_record",
+    "read_results",
+    "read_study",
     "run_outlook",
     "study_outlook",
     "teachers_not_better",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from distillab.errors import DataError
 from distillab.records.access import AccessLevel
-from distillab.records.base import SCHEMA_VERSION, Record
+from distillab.records.base import SCHEMA_VERSION, Record, read_record
 from distillab.records.findings import Investigation
 from distillab.records.metrics import FAMILIES, EvaluationRecord, Family
 from distillab.records.pairing import TokenizerContract
@@ -15,6 +17,7 @@ from distillab.records.runs import CurvePoint, ReferenceLines, RolloutRecord, Ru
 from distillab.records.sources import AnswerStoreCounts, CacheUse, EncodingCounts, ServedCost, SpanCounts
 
 _ERROR = 0.05
+RESULTS = "results.json"
 FEWEST_ROWS = 10  # on fewer rows a difference gets no interval
 
 
@@ -207,3 +210,24 @@ class StudyResults(Record):
         default=None,
         description="to make what the runs share: the teachers' answers and caches, those for the held-out rows too",
     )
+
+
+def read_results(path: Path) -> StudyResults:
+    """Read `results.json`.
+
+    Raises:
+        DataError: see `read_record`.
+    """
+    return read_record(StudyResults, path, fix="run the study again with `distillab compare`: finished runs are kept")
+
+
+def read_study(folder: Path) -> StudyResults:
+    """Read the results of a study from its output folder.
+
+    Raises:
+        DataError: it has none, or they are damaged.
+    """
+    if not (folder / RESULTS).is_file():
+        fix = f"give the output folder of a study, with {RESULTS} in it"
+        raise DataError("There is no finished study here.", where=str(folder), fix=fix)
+    return read_results(folder / RESULTS)

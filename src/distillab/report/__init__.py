@@ -8,6 +8,7 @@ is the mean and the spread over seeds. Reading order: `entries` (what is compare
 follow the reader's light or dark setting), `figure_arms` and `figure_curves`, `build`.
 """
 
-from distillab.report.build import read_results, write_report
+from distillab.records import read_results
+from distillab.report.build import write_report
 
 __all__ = ["read_results", "write_report"]

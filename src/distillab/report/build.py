@@ -12,20 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from distillab.files import write_text
-from distillab.records import StudyResults, read_record
+from distillab.records import StudyResults
 from distillab.report.page import page_of
 from distillab.report.safety import Markdown, markdown_block, markdown_inline, unbroken, visible
-
-_REMAKE = "run the study again with `distillab compare`: finished runs are kept"
-
-
-def read_results(path: Path) -> StudyResults:
-    """Read `results.json`.
-
-    Raises:
-        DataError: see `read_record`.
-    """
-    return read_record(StudyResults, path, fix=_REMAKE)
 
 
 def write_report(results: StudyResults, folder: Path) -> tuple[Path, Path]:

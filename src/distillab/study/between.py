@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from distillab.errors import DataError
 from distillab.records import (
     FAMILIES,
     HEADLINES,
@@ -22,6 +21,7 @@ from distillab.records import (
     StudyComparison,
     StudyResults,
     read_record,
+    read_study,
 )
 from distillab.runs.folder import HELD_OUT, RECORD, read_held_out
 from distillab.study.comparisons import Judged, comparisons
@@ -37,7 +37,7 @@ def compare_studies(first: Path, second: Path) -> StudyComparison:
     Raises:
         DataError: a folder has no finished study, or files of its runs are missing or damaged.
     """
-    found = [_results(folder) for folder in (first, second)]
+    found = [read_study(folder) for folder in (first, second)]
     by_name = [{arm.name: arm for arm in results.arms} for results in found]
     both = [name for name in by_name[0] if name in by_name[1]]
     return StudyComparison(
@@ -49,17 +49,6 @@ def compare_studies(first: Path, second: Path) -> StudyComparison:
         only_first=tuple(name for name in by_name[0] if name not in both),
         only_second=tuple(name for name in by_name[1] if name not in both),
     )
-
-
-def _results(folder: Path) -> StudyResults:
-    path = folder / "results.json"
-    if not path.is_file():
-        raise DataError(
-            "Two finished studies can be compared, and this folder holds none.",
-            where=str(folder),
-            fix="give the output folder of a study, with results.json in it",
-        )
-    return read_record(StudyResults, path, fix="run the study again with `distillab compare`: finished runs are kept")
 
 
 def _differs(first: StudyResults, second: StudyResults) -> tuple[tuple[str, str, str], ...]:

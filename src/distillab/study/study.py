@@ -33,6 +33,7 @@ from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError
 from distillab.evaluation.references import reference_lines
 from distillab.records import (
+    RESULTS,
     Baseline,
     Investigation,
     ReferenceLines,
@@ -196,7 +197,7 @@ class Study:
                 self._do(workers, [Study.measure_own_text])
         baselines = [self.undistilled(), *other_teachers, *self._teachers()]
         results = self._assemble([record for _, record in self._finished()], baselines)
-        write_record(results, Path(self.recipe.output) / "results.json")
+        write_record(results, Path(self.recipe.output) / RESULTS)
         return results
 
     def _assemble(self, records: Sequence[RunRecord], baselines: Sequence[Baseline]) -> StudyResults:
