@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 from pathlib import Path
 from typing import Annotated, Literal
@@ -51,6 +52,7 @@ def compare_command(
     quiet_libraries()
     from distillab.study.study import Study
 
+    gc.freeze()  # what is imported by now: each trainer that begins looks through the rest alone
     folder = Path(loaded.output)
     reproduce = redacted(shlex.join(words))
     study = Study(loaded, reproduce=reproduce, engine=engine, on_results=report_so_far(folder))

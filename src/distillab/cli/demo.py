@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ def demo_command(
     quiet_libraries()
     from distillab.demo.replay import prepare_replay
 
+    gc.freeze()  # what is imported by now: each trainer that begins looks through the rest alone
     folder = output / "study"
     study = replace(prepare_replay(output, reproduce=shlex.join(words)), on_results=report_so_far(folder))
     show_study(checked_first(study, no_doctor=no_doctor).run(), folder)

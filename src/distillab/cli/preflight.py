@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,7 +83,6 @@ def checked_first(study: Study, *, no_doctor: bool) -> Study:
 
     from distillab.records import Investigation, read_record
 
-    gc.freeze()  # what is imported by now: each trainer that begins looks through the rest alone
     show_plan(study)
     kept = study.doctor_record
     known = read_record(Investigation, kept) if kept.exists() else None
