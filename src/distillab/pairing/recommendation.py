@@ -11,7 +11,7 @@ from distillab.records import DataOverlap, Recommendation, TokenizerContract
 # Best first, by mean rank on two pairs with different tokenizers (section named below), with one exception: hidden
 # states and contrastive were better than the projection, for randomly initialised students. They come after it for the
 # reason given below for pairs with the same tokens. Methods after sft are never recommended: they were worse than no
-# teacher, or, as measured_transport, were better than sft on one seed alone.
+# teacher, or, as measured_transport, were measured on one pair alone.
 ORDER_ACROSS_TOKENIZERS: tuple[str, ...] = (
     "vocabulary_projection",
     "span_hidden_states",
