@@ -46,7 +46,7 @@ class FirstRows:
     ) -> None:
         self._rows, self._vocabulary, self._where, self._note = rows, vocabulary, where, note
         self._known = {_key(row.input_ids) for row in rows}
-        self._logp: dict[int, npt.NDArray[np.float64]] = {}
+        self._logp: dict[int, npt.NDArray[np.float64]] = {}  # of each token of a row; NaN: not scored
         self._lock, self._judged = threading.Lock(), False
 
     def has(self, ids: Sequence[int]) -> bool:
@@ -60,7 +60,9 @@ class FirstRows:
                 return
             for one, got in zip(wanted, found, strict=True):
                 if self.has(one.ids):
-                    self._logp[_key(one.ids)] = got.actual_logp.astype(np.float64)
+                    values = np.full(len(one.ids), np.nan)
+                    values[list(one.scored)] = got.actual_logp
+                    self._logp[_key(one.ids)] = values
             if len(self._logp) < ROWS:
                 return
             self._judged = True
@@ -76,7 +78,7 @@ class FirstRows:
                 others.append(row)
         lines = reference_lines(others, list(judged.values()), vocabulary=self._vocabulary)
         tokens = [int(row.answer_mask.sum()) for row in judged.values()]
-        nats = [-float(self._logp[key].sum()) for key in judged]
+        nats = [-float(np.nansum(self._logp[key])) for key in judged]
         own = sum(nats) / sum(tokens)
         above = [one - lines.unigram_nats * count for one, count in zip(nats, tokens, strict=True)]
         if own > lines.unigram_nats + _ERRORS * standard_error(above, sum(tokens)):
@@ -90,8 +92,8 @@ class FirstRows:
     def _compare_places(self, judged: Mapping[int, EncodedRow], nats_of: Callable[[int], float]) -> None:
         scores, reference = np.full((2, len(judged), max(map(len, judged.values()))), np.nan)
         for number, (key, row) in enumerate(judged.items()):
-            places = np.flatnonzero(row.answer_mask)
-            scores[number, places] = self._logp[key]
+            places = np.flatnonzero(~np.isnan(self._logp[key]))
+            scores[number, places] = self._logp[key][places]
             reference[number, places] = [-nats_of(int(token)) for token in row.input_ids[places]]
         for found in audit_scores(torch.from_numpy(scores), torch.from_numpy(reference)).findings:
             # a text of rare words alone fits no unigram model; another place that fits is certain
