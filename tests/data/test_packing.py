@@ -6,7 +6,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distillab.data.collation import Collator, IndexedRow
@@ -21,6 +21,7 @@ def indexed(index, ids, learned):
 
 
 @given(lengths=st.lists(st.integers(1, 40), max_size=60), capacity=st.integers(40, 120))
+@example(lengths=[21, 20], capacity=40)  # one more than there is room for
 def test_every_row_once_and_no_sequence_above_its_capacity(lengths, capacity):
     found = pack(lengths, capacity)
     assert sorted(place for places in found for place in places) == list(range(len(lengths)))
