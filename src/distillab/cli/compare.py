@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shlex
 from pathlib import Path
 from typing import Annotated, Literal
@@ -51,8 +50,9 @@ def compare_command(
         words += ["--engine", engine]
     quiet_libraries()
     from distillab.study.study import Study
+    from distillab.study.workers import leave_imports_alone
 
-    gc.freeze()  # what is imported by now: each trainer that begins looks through the rest alone
+    leave_imports_alone()
     folder = Path(loaded.output)
     reproduce = redacted(shlex.join(words))
     study = Study(loaded, reproduce=reproduce, engine=engine, on_results=report_so_far(folder))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +23,9 @@ def demo_command(
         words.append(NO_DOCTOR)
     quiet_libraries()
     from distillab.demo.replay import prepare_replay
+    from distillab.study.workers import leave_imports_alone
 
-    gc.freeze()  # what is imported by now: each trainer that begins looks through the rest alone
+    leave_imports_alone()
     folder = output / "study"
     study = replace(prepare_replay(output, reproduce=shlex.join(words)), on_results=report_so_far(folder))
     show_study(checked_first(study, no_doctor=no_doctor).run(), folder)

@@ -26,7 +26,6 @@ class Outcomes:
         self._width = kernel.student_width
         rows = np.repeat(np.arange(kernel.teacher_width), np.diff(kernel.row_ends))
         self._pairs = torch.from_numpy(rows * self._width + kernel.student_ids).to(device)
-        self.identity = self._carrier.identity
         self.reached = self._carrier.reached
 
     def logp(self, logp_NV: Tensor) -> Tensor:

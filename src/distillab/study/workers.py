@@ -88,10 +88,18 @@ def run_jobs(jobs: Sequence[Job], *, workers: int) -> None:
             fresh.run(jobs)
 
 
+def leave_imports_alone() -> None:
+    """Take what is imported by now out of garbage collection, which each trainer does when it begins.
+
+    For programs of distillab; the process of a notebook is its user's.
+    """
+    gc.freeze()
+
+
 def prepare_process(threads: int) -> None:
     """Prepare a process that does jobs of a study beside others; it forgets what an earlier study has loaded in it."""
     _owners.clear()
-    gc.freeze()  # what is imported by now: each trainer that begins looks through the rest alone
+    leave_imports_alone()
     torch.set_num_threads(threads)
     plain_lines()  # several bars on one terminal would overwrite each other
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distillab.doctor.checks import Checked, Scope, Skipped, check
+from distillab.doctor.checks import Checked, Scope, check
 from distillab.doctor.page import from_page
-from distillab.doctor.pair.queries import affordable_tokens, evaluating, logits_of, read_rows, scored
+from distillab.doctor.pair.queries import affordable_tokens, evaluating, logits_of, readable_rows, scored
 from distillab.doctor.pair.subject import PairSubject
 from distillab.pairing.token_bytes import token_meanings
 
@@ -22,9 +22,7 @@ def check_padding(subject: PairSubject) -> Checked:
     yield Scope("the teacher's probability on ids without a token")
     teacher = subject.running_teacher
     reader = subject.input_reader
-    read = read_rows(reader, subject.examples, teacher, most_tokens=min(_MOST_TOKENS, affordable_tokens(teacher)))
-    if not read.rows:
-        raise Skipped("no row can be read")
+    read = readable_rows(reader, subject.examples, teacher, most_tokens=min(_MOST_TOKENS, affordable_tokens(teacher)))
     nobodys, unshared, positions = [], [], 0
     unused_W = torch.zeros(0, dtype=torch.bool)
     for row in read.rows:

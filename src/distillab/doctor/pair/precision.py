@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distillab.divergences import forward_kl
-from distillab.doctor.checks import Checked, Scope, Skipped, check
+from distillab.doctor.checks import Checked, Scope, check
 from distillab.doctor.page import from_page
-from distillab.doctor.pair.queries import ReadRows, device_of, evaluating, logits_of, read_rows
+from distillab.doctor.pair.queries import ReadRows, device_of, evaluating, logits_of, readable_rows
 from distillab.doctor.pair.subject import PairSubject
 from distillab.records import Finding
 
@@ -52,9 +52,7 @@ def check_precision(subject: PairSubject) -> Checked:
     """Check the largest magnitude inside, whether all logits are finite, and how far they are from those in float32."""
     yield Scope("the teacher's activations and logits")
     teacher = subject.running_teacher
-    read = read_rows(subject.input_reader, subject.examples, teacher, most_tokens=_MOST_TOKENS)
-    if not read.rows:
-        raise Skipped("no row can be read")
+    read = readable_rows(subject.input_reader, subject.examples, teacher, most_tokens=_MOST_TOKENS)
     dtype = teacher.dtype
     name = str(dtype).removeprefix("torch.")
     tokens = sum(len(row) for row in read.rows)
@@ -135,9 +133,7 @@ def check_mode(subject: PairSubject) -> Checked:
     """Compare two forward passes on one row, in the teacher's current mode, position by position."""
     yield Scope("two forward passes of the teacher")
     teacher = subject.running_teacher
-    read = read_rows(subject.input_reader, subject.examples, teacher, most_tokens=_FEW_TOKENS)
-    if not read.rows:
-        raise Skipped("no row can be read")
+    read = readable_rows(subject.input_reader, subject.examples, teacher, most_tokens=_FEW_TOKENS)
     row = read.rows[0]
     noisy = [(name, module) for name, module in teacher.named_modules() if module.training and _dropout(module) > 0]
     # dropout draws from the generators that a run has seeded

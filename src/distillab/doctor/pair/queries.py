@@ -18,6 +18,7 @@ from distillab.data.collation import IndexedRow
 from distillab.data.encoding import Dropped, EncodedRow
 from distillab.data.examples import Example
 from distillab.data.reading import Reader
+from distillab.doctor.checks import Skipped
 from distillab.models.inputs import model_inputs
 
 # of one pass over the rows: some ten seconds on two cores; a GPU does a hundred times as much
@@ -84,6 +85,14 @@ def read_rows(
         rows.append(row)
         kept.append(example)
     return ReadRows(tuple(rows), tuple(kept), unreadable)
+
+
+def readable_rows(reader: Reader, examples: Sequence[Example], model: PreTrainedModel, *, most_tokens: int) -> ReadRows:
+    """Return what `read_rows` does, for a check that needs a row: the rest of it is skipped where none can be read."""
+    read = read_rows(reader, examples, model, most_tokens=most_tokens)
+    if not read.rows:
+        raise Skipped("no row can be read")
+    return read
 
 
 def logits_of(model: PreTrainedModel, reader: Reader, row: EncodedRow) -> Tensor:
