@@ -183,7 +183,7 @@ def _shape(folder: Path, *, width: int, layers: int, ids: int) -> Path:
             num_hidden_layers=layers,
             num_attention_heads=4,
             num_key_value_heads=4,
-            max_position_embeddings=512 if ids == 32_000 else 1024,
+            max_position_embeddings=1024,
             tie_word_embeddings=True,
             bos_token_id=1,
             eos_token_id=2,

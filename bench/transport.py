@@ -6,8 +6,8 @@ carries the teacher's distribution over, and the table shows KL(truth ‖ carrie
 corrected for the number of draws (Miller and Madow), so that a perfect map has 0; differences between maps do not
 depend on it. All carried distributions are mixed with 0.1 % of the uniform one, because a map can leave a token without
 any mass. The counts are made on other stories. `counting` in place of a pair prints how many tokens a CPU second
-counts, and `partners` the shares of places at which one tokenizer's token does not say which the other writes. Needs
-the materials (DISTILLAB_MATERIALS).
+counts, `partners` the shares of places at which one tokenizer's token does not say which the other writes, and
+`neighbours` what the token before would add. Needs the materials (DISTILLAB_MATERIALS).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from transformers import PreTrainedModel
 
 from bench.across_steps import examples_of
 from distillab.alignment.projection import HOWS, VocabularyProjection
+from distillab.alignment.transport import PRIOR
 from distillab.data.aligning import pair_rows, paired, span_aligner
 from distillab.data.examples import Example, text_example
 from distillab.data.paired import PairedRow
@@ -75,19 +76,15 @@ class Place:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table of one pair."""
     options = _parser().parse_args(arguments)
-    if options.pair == "counting":
-        _print_rate(options.materials)
-        return
-    if options.pair == "partners":
-        _print_partners(options.materials)
+    if options.pair in WITHOUT_MODEL:
+        WITHOUT_MODEL[options.pair](options.materials)
         return
     torch.manual_seed(options.seed)
-    teacher_name, student_name, further = PAIRS[options.pair]
+    teacher_name, _, further = PAIRS[options.pair]
     folder = options.materials / "models" / teacher_name
     model = load_model(str(folder), dtype="float32", device=torch.device("cpu"), revision=None, role="teacher")
     model.eval()
-    teacher = _reader(folder)
-    student = _reader(options.materials / "tokenizers" / student_name)
+    student, teacher = _readers(options.materials, options.pair)
     both = vocabularies(
         student, teacher, student_width=len(student.tokenizer), teacher_width=int(model.config.vocab_size)
     )
@@ -130,11 +127,8 @@ def _print_rate(materials: Path) -> None:
 def _print_partners(materials: Path) -> None:
     """Print how often, where both begin a token, one of them is not the most frequent partner of the other."""
     print("| pair | student's, given the teacher's | teacher's, given the student's |\n|---|---|---|")
-    for pair, (teacher_name, student_name, _) in PAIRS.items():
-        student, teacher = (
-            _reader(materials / "tokenizers" / student_name),
-            _reader(materials / "models" / teacher_name),
-        )
+    for pair in PAIRS:
+        student, teacher = _readers(materials, pair)
         widths = [len(reader.tokenizer) for reader in (student, teacher)]
         both = vocabularies(student, teacher, student_width=widths[0], teacher_width=widths[1])
         rows = _paired(student, teacher, _stories(materials)[COUNTED])
@@ -145,6 +139,53 @@ def _print_partners(materials: Path) -> None:
             for ids, width in ((counts.teacher_ids, widths[1]), (counts.student_ids, widths[0]))
         ]
         print(f"| {pair} | {shares[0]:.1%} | {shares[1]:.1%} |")
+
+
+def _print_neighbours(materials: Path) -> None:
+    """Print −log of the counted share of one tokenizer's token, given the other's, then also the one before that."""
+    print("| pair | student's, given the teacher's | and the one before | teacher's, given the student's | and |")
+    print("|---|---|---|---|---|")
+    stories = _stories(materials)
+    for pair in PAIRS:
+        student, teacher = _readers(materials, pair)
+        counted, read = (_beginnings(_paired(student, teacher, stories[part])) for part in (COUNTED, HELD_OUT))
+        nats = [
+            _nats([row[:depth] for row in counted[side]], [row[:depth] for row in read[side]])
+            for side in ("student", "teacher")
+            for depth in (2, 3)
+        ]
+        print(f"| {pair} | {' | '.join(f'{of:.3f}' for of in nats)} |")
+
+
+def _beginnings(rows: Sequence[PairedRow]) -> dict[str, list[tuple[int, ...]]]:
+    """Return for each span the token that begins it, the other tokenizer's, and that one's token before."""
+    found: dict[str, list[tuple[int, ...]]] = {"student": [], "teacher": []}
+    for row in rows:
+        sides = []
+        for ids, spans in ((row.student.input_ids, row.student_spans), (row.teacher.input_ids, row.teacher_spans)):
+            places = np.unique(spans, return_index=True)[1][int(spans.min() == -1) :]
+            sides.append((ids[places].tolist(), np.append(ids, -1)[places - 1].tolist()))  # -1: nothing is before it
+        (ours, ours_before), (theirs, theirs_before) = sides
+        found["student"] += zip(ours, theirs, theirs_before, strict=True)
+        found["teacher"] += zip(theirs, ours, ours_before, strict=True)
+    return found
+
+
+def _nats(counted: Sequence[tuple[int, ...]], read: Sequence[tuple[int, ...]]) -> float:
+    """Return the mean of −log P(token | condition): the longer the condition, the further it falls back.
+
+    P(u | c) = (N(c, u) + λ P(u | c without its last)) / (N(c) + λ), P(u) = (N(u) + 1) / (N + ids)
+    """
+    times = Counter(row[:depth] for row in counted for depth in range(1, len(row) + 1))
+    conditions = Counter(row[1:depth] for row in counted for depth in range(1, len(row) + 1))
+    ids = 1 + max(row[0] for row in (*counted, *read))
+    total = 0.0
+    for row in read:
+        prob = (times[row[:1]] + 1) / (len(counted) + ids)
+        for depth in range(2, len(row) + 1):
+            prob = (times[row[:depth]] + PRIOR * prob) / (conditions[row[1:depth]] + PRIOR)
+        total -= np.log(prob)
+    return total / len(read)
 
 
 def _others(ids: NDArray[np.int64], counts: NDArray[np.int64], width: int) -> float:
@@ -158,8 +199,13 @@ def _stories(materials: Path) -> list[str]:
     return (materials / "text/tinystories/stories_dev.jsonl").read_text(encoding="utf-8").splitlines()
 
 
-def _reader(folder: Path) -> Reader:
-    return load_reader(str(folder), revision=None, template="auto", kind="text", max_tokens=_MAX_TOKENS)
+def _readers(materials: Path, pair: str) -> list[Reader]:
+    """Return those of the student and of the teacher."""
+    teacher, student, _ = PAIRS[pair]
+    return [
+        load_reader(str(folder), revision=None, template="auto", kind="text", max_tokens=_MAX_TOKENS)
+        for folder in (materials / "tokenizers" / student, materials / "models" / teacher)
+    ]
 
 
 def _paired(student: Reader, teacher: Reader, lines: Sequence[str]) -> list[PairedRow]:
@@ -290,9 +336,12 @@ def _interval(values: NDArray[np.float64], sign: str = "") -> str:
     return f"{mean:{sign}.3f} [{mean - half:{sign}.3f}, {mean + half:{sign}.3f}]"
 
 
+WITHOUT_MODEL = {"counting": _print_rate, "partners": _print_partners, "neighbours": _print_neighbours}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.transport", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("pair", choices=[*PAIRS, "counting", "partners"])
+    parser.add_argument("pair", choices=[*PAIRS, *WITHOUT_MODEL])
     parser.add_argument("--positions", type=int, default=200)
     parser.add_argument("--continuations", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
