@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import heapq
+import inspect
+import statistics
+import textwrap
 from collections.abc import Sequence
 
 from torch.utils.data import DataLoader
-from transformers import DataCollatorForLanguageModeling, DataCollatorForSeq2Seq
+from transformers import DataCollatorForLanguageModeling, DataCollatorForSeq2Seq, DataCollatorWithFlattening
 
 from bench.doctor.case import Cases, Place
-from bench.doctor.rows import IGNORED, Rows, batches, samples, scored, stories, sums, tasks, tokenizer_of
+from bench.doctor.rows import IGNORED, Rows, batches, padded, samples, scored, stories, sums, tasks, tokenizer_of
 from distillab.doctor import audit_batch
 from distillab.records import CheckResult
 
@@ -85,3 +90,32 @@ def text_in_another_language(place: Place) -> Sequence[CheckResult]:
         for n in range(3, 27)
     ]
     return audit_batch(batches(scored(samples(tokenizer, pairs)), tokenizer.pad_token_id), tokenizer, learns="answers")
+
+
+def functions() -> list[tuple[str, str]]:
+    """Functions of Python's own library: the head with its description, and the body."""
+    pairs = []
+    for module in (textwrap, statistics, heapq):
+        lines = inspect.getsource(module).splitlines(keepends=True)
+        for node in ast.parse("".join(lines)).body:
+            if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) and len(node.body) > 1:
+                head, body = node.body[0].end_lineno, node.end_lineno
+                pairs.append(("".join(lines[node.lineno - 1 : head]), "".join(lines[head:body])))
+    return pairs
+
+
+@CASES.good("torch", "batch")
+def code_one_row_a_batch(place: Place) -> Sequence[CheckResult]:
+    """A function's head and description is the prompt, its body the answer: indentation, brackets, line breaks."""
+    tokenizer = tokenizer_of(place, "gpt2", pad="<|pad|>")
+    rows = scored(samples(tokenizer, functions()[:32]))
+    return audit_batch([padded([row], 0) for row in rows], tokenizer, learns="answers")
+
+
+@CASES.good("transformers", "batch")
+def flattened_by_the_collator(place: Place) -> Sequence[CheckResult]:
+    """DataCollatorWithFlattening: one row, no padding, no mask, positions that begin again."""
+    tokenizer = tokenizer_of(place, "tinyllama-1.1b")
+    rows = [{"input_ids": ids, "labels": labels} for ids, labels in scored(samples(tokenizer, sums(place, 24)))]
+    collate = DataCollatorWithFlattening()
+    return audit_batch([collate(rows[at : at + 6]) for at in range(0, 24, 6)], tokenizer, learns="answers")

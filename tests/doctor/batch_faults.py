@@ -91,6 +91,12 @@ def shifted_back(world):
     return rolled(world, -1)
 
 
+@fault("labels-shifted-wrong-way", "error", shifts="batch")
+def rolled_back_by_who_should_shift(world):
+    batch = world.good()
+    return batch | {"labels": batch["labels"].roll(1, dims=1)}
+
+
 @fault("labels-not-shifted", "error", shifts="batch")
 def nobody_shifts(world):
     return world.good()
@@ -256,6 +262,11 @@ def left_padding_and_positions_that_count_it(world):
 def left_padding_can_be_read(world):
     batch = world.good(side="left", pad=0)
     return batch | {"attention_mask": torch.ones_like(batch["attention_mask"])}
+
+
+@fault("padding-attended", "error", only=SPANISH)
+def mask_of_the_other_side(world):
+    return world.good(side="left", pad=0) | {"attention_mask": world.good()["attention_mask"]}
 
 
 @fault("padding-attended", "warning")

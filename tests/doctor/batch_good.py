@@ -59,6 +59,14 @@ def left_padding_with_positions(world):
     return batch | {"position_ids": (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)}
 
 
+@good()
+def left_padding_with_the_positions_of_generate(world):
+    """cumsum - 1, and 1 on the padding."""
+    batch = world.good(side="left")
+    mask = batch["attention_mask"]
+    return batch | {"position_ids": (mask.cumsum(-1) - 1).masked_fill(mask == 0, 1)}
+
+
 @good(absolute_positions=True)
 def right_padding_and_learned_positions(world):
     return world.good()

@@ -19,11 +19,6 @@ Batch = dict[str, torch.Tensor]
 Row = tuple[list[int], list[int]]
 ROWS = 8
 
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
 
 @cache
 def tokenizer_of(folder: Path, name: str) -> PreTrainedTokenizerFast:

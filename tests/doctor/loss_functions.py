@@ -622,6 +622,29 @@ def entropy_forgotten_sign(student_logits, teacher_logits, labels):
     return mean(-(q.exp() * (q + p)).sum(-1), mask)
 
 
+def errors_cut_off(student_logits, teacher_logits, labels):
+    """What is worse than 0.05 nats has no gradient."""
+    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
+    return kl(s, t)[mask].clamp(max=0.05).mean()
+
+
+def mixture_of_logarithms(student_logits, teacher_logits, labels):
+    """Jensen-Shannon with (log p + log q) / 2 for the mixture's logarithm: a quarter of Jeffreys' divergence."""
+    return jeffreys(student_logits, teacher_logits, labels) / 4
+
+
+def top_k_of_each_side(student_logits, teacher_logits, labels):
+    """The eight likeliest of either side, compared by rank."""
+    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
+    return mean(kl(s.topk(8).values, t.topk(8).values), mask)
+
+
+def temperature_after_the_softmax(student_logits, teacher_logits, labels, temperature=2.0):
+    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
+    q, p = s[mask].log_softmax(-1) / temperature, t[mask].softmax(-1) / temperature
+    return F.kl_div(q, p, reduction="batchmean")
+
+
 _SEQUENCES = (("given", "sequences"),)
 FAULTS: tuple[Case, ...] = (
     Case("KLDivLoss mean", mean_reduction, "loss-divided-by-vocabulary"),
@@ -674,6 +697,10 @@ FAULTS: tuple[Case, ...] = (
     Case("dropout", dropout_inside, "loss-not-repeatable"),
     Case("vocabulary cut", cut_vocabulary, "loss-depends-on-token-order"),
     Case("sorted probabilities", sorted_probabilities, "loss-blind-to-token-identity"),
+    Case("top k of each side", top_k_of_each_side, "loss-blind-to-token-identity"),
+    Case("errors cut off", errors_cut_off, "loss-without-gradient"),
+    Case("mixture", mixture_of_logarithms, "loss-another-divergence", call=(("expects", "jensen_shannon"),)),
+    Case("temperature after the softmax", temperature_after_the_softmax, "loss-temperature-misplaced"),
     Case("statistics of the batch", confidence_of_the_batch, "loss-mixes-positions"),
     Case("weights from the row's end", masks_by_row_end, "loss-depends-on-padding"),
     Case("-100 taken for token 0", ignored_labels_become_token_0, "loss-counts-padding"),

@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from bench.doctor.rows import CHATML
 from tests.doctor import batch_borders
 from tests.doctor.batch_faults import FAULTS, Fault
-from tests.doctor.batch_samples import CHATML, TOKENIZERS, World, pairs_of, tokenizer_of
+from tests.doctor.batch_samples import TOKENIZERS, World, pairs_of, tokenizer_of
 
 from distillab.doctor.batch.audit import audit_batch
 from distillab.pairing.loading import load_tokenizer

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench.doctor.rows import CHATML
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.doctor import batch_borders
 from tests.doctor.batch_faults import FAULTS
 from tests.doctor.batch_good import GOOD, Good
-from tests.doctor.batch_samples import CHATML, TOKENIZERS, World, pairs_of, tokenizer_of
+from tests.doctor.batch_samples import TOKENIZERS, World, pairs_of, tokenizer_of
 
 from distillab.data.collation import TokenDataset
 from distillab.data.examples import Example

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench.doctor.case import Case, ScoredCase, judge
 from bench.doctor.command import EVERY
+from bench.doctor.drawn import WORLDS
 from bench.doctor.score import passed, summary
 
 from distillab.records import CheckResult, Finding
@@ -58,7 +59,7 @@ def test_there_are_enough_cases_with_names_of_their_own_and_pages_for_their_ids(
     cases = [case for part in EVERY for case in part]
     names = [case.name for case in cases]
     assert len(set(names)) == len(names)
-    assert sum(bool(case.expected) for case in cases) >= 40
-    assert sum(not case.expected for case in cases) >= 20
+    assert sum(bool(case.expected) for case in cases) + sum(len(world.mutations) for world in WORLDS) >= 150
+    assert sum(not case.expected for case in cases) >= 30
     assert {name for case in cases for name in case.expected if not (PAGES / f"{name}.md").exists()} == set()
     assert {case.set_up for case in cases} == {"ours", "torch", "transformers", "trl-sft", "trl-gkd", "trl-gold"}

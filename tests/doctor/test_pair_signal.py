@@ -46,6 +46,13 @@ def test_a_signal_that_is_shifted(asked, steps):
     assert f"offset {steps:+d}" in result.findings[0].explanation
 
 
+def test_a_teacher_that_pads_on_the_other_side(asked):
+    """The rows' signals are some positions away, each by its own padding."""
+    logits, ids = asked
+    moved = torch.stack([row.roll(2 + 17 * number % 45, dims=0) for number, row in enumerate(logits)])
+    assert named(audit_signal(moved, ids, own=asked)) == {"teacher-signal-unrelated": "error"}
+
+
 def test_without_proof_that_the_teacher_knows_the_text_a_shift_by_one_may_be_repetition(asked):
     logits, ids = asked
     assert named(audit_signal(logits.roll(1, dims=1), ids)) == {"teacher-signal-shifted": "warning"}
