@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,10 @@ class Case:
     call: tuple[tuple[str, object], ...] = ()
 
 
+Each = Callable[[Tensor, Tensor], Tensor]
+batchmean_of = partial(F.kl_div, reduction="batchmean")
+
+
 def kl(student: Tensor, teacher: Tensor) -> Tensor:
     """Forward KL per position, as torch gives it."""
     logp, target = F.log_softmax(student, -1), F.log_softmax(teacher, -1)
@@ -42,6 +47,16 @@ def kl(student: Tensor, teacher: Tensor) -> Tensor:
 def reverse(student: Tensor, teacher: Tensor) -> Tensor:
     q, p = F.log_softmax(student, -1), F.log_softmax(teacher, -1)
     return (q.exp() * (q - p)).sum(-1)
+
+
+def naive(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p ‖ q) of probabilities."""
+    return (p * (p.log() - q.log())).sum(-1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    q = logits.log_softmax(-1)
+    return -(q.exp() * q).sum(-1)
 
 
 def shifted(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -58,17 +73,56 @@ def hard(student: Tensor, labels: Tensor, **settings: float) -> Tensor:
     return F.cross_entropy(student.reshape(-1, student.shape[-1]), labels.reshape(-1), **settings)
 
 
+def over_tokens(each: Each) -> Callable[..., Tensor]:
+    """The mean of `each` over the scored tokens."""
+
+    def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+        s, t, _, mask = shifted(student_logits, teacher_logits, labels)
+        return mean(each(s, t), mask)
+
+    return loss
+
+
+def selected(each: Each) -> Callable[..., Tensor]:
+    """`each` of the scored rows."""
+
+    def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+        s, t, _, mask = shifted(student_logits, teacher_logits, labels)
+        return each(s[mask], t[mask])
+
+    return loss
+
+
+def with_labels(each: Each, weight: float = 1.0, own: float = 1.0) -> Callable[..., Tensor]:
+    """The labels' cross-entropy too."""
+
+    def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+        s, t, targets, mask = shifted(student_logits, teacher_logits, labels)
+        return own * hard(s, targets) + weight * mean(each(s, t), mask)
+
+    return loss
+
+
+def at_temperature(each: Callable[[Tensor, Tensor, float], Tensor], default: float = 1.0) -> Callable[..., Tensor]:
+    """The mean over the scored tokens, with a temperature."""
+
+    def loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float = default) -> Tensor:
+        s, t, _, mask = shifted(student_logits, teacher_logits, labels)
+        return mean(each(s, t, temperature), mask)
+
+    return loss
+
+
+token_mean_kl = over_tokens(kl)
+teacher_answers = selected(lambda s, t: F.cross_entropy(s, t.argmax(-1)))
+jeffreys = over_tokens(lambda s, t: kl(s, t) + reverse(s, t))
+sorted_probabilities = with_labels(lambda s, t: rank_distance(s, t), 1.5)
+after_the_softmax = at_temperature(
+    lambda s, t, by: F.kl_div(s.log_softmax(-1) / by, t.softmax(-1) / by, reduction="none").sum(-1), 2.0
+)
+temperature_on_student_only = at_temperature(lambda s, t, by: kl(s / by, t))
+
 # ---------------------------------------------------------------- sound
-
-
-def token_mean_kl(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return mean(kl(s, t), mask)
-
-
-def selected_rows(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return F.kl_div(F.log_softmax(s[mask], -1), F.softmax(t[mask], -1), reduction="batchmean")
 
 
 def hinton(student_logits, teacher_logits, labels, temperature=2.0, alpha=0.3):
@@ -76,19 +130,9 @@ def hinton(student_logits, teacher_logits, labels, temperature=2.0, alpha=0.3):
     return alpha * hard(s, targets) + (1 - alpha) * temperature**2 * mean(kl(s / temperature, t / temperature), mask)
 
 
-def soft_cross_entropy(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return mean(-(t.softmax(-1) * s.log_softmax(-1)).sum(-1), mask)
-
-
 def reverse_kl_per_sequence(student_logits, teacher_logits, labels):
     s, t, _, mask = shifted(student_logits, teacher_logits, labels)
     return ((reverse(s, t) * mask).sum(1) / mask.sum(1)).mean()
-
-
-def sum_of_tokens(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return kl(s, t)[mask].sum()
 
 
 def trl_jsd(student_logits, teacher_logits, labels, temperature=1.0, beta=0.1):
@@ -110,25 +154,13 @@ def flat_batchmean(student_logits, teacher_logits):
     return F.kl_div(F.log_softmax(student_logits, -1), F.softmax(teacher_logits, -1), reduction="batchmean")
 
 
-def total_variation(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return mean(0.5 * (s.softmax(-1) - t.softmax(-1)).abs().sum(-1), mask)
-
-
-def logit_matching(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return F.mse_loss(s[mask], t[mask])
-
-
 def smoothed(student_logits, teacher_logits, labels):
     s, t, targets, mask = shifted(student_logits, teacher_logits, labels)
     return 0.5 * hard(s, targets, label_smoothing=0.1) + 0.5 * mean(kl(s, t), mask)
 
 
-def sorted_probabilities(student_logits, teacher_logits, labels):
-    s, t, targets, mask = shifted(student_logits, teacher_logits, labels)
-    gap = s.softmax(-1).sort(-1, descending=True).values - t.softmax(-1).sort(-1, descending=True).values
-    return hard(s, targets) + 1.5 * mean(gap.abs().sum(-1), mask)
+def rank_distance(s, t):
+    return (s.softmax(-1).sort(-1).values - t.softmax(-1).sort(-1).values).abs().sum(-1)
 
 
 def top_5_with_rest(student_logits, teacher_logits, labels):
@@ -139,34 +171,12 @@ def top_5_with_rest(student_logits, teacher_logits, labels):
     return (p.exp() * (p - q)).sum(-1).mean()
 
 
-def teacher_answers(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return F.cross_entropy(s[mask], t[mask].argmax(-1))
-
-
-def skewed(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    p, q = t.softmax(-1), s.softmax(-1)
-    return mean((p * (p.log() - (0.1 * p + 0.9 * q).log())).sum(-1), mask)
-
-
-def jeffreys(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return mean(kl(s, t) + reverse(s, t), mask)
-
-
 def careful(student_logits, teacher_logits, labels, temperature=1.0):
     """What the pages recommend: float32, −inf looked after, nothing scored looked after, width checked."""
     assert student_logits.shape == teacher_logits.shape
     s, t, _, mask = shifted(student_logits.float(), teacher_logits.detach().float(), labels)
     q, p = (x.log_softmax(-1).clamp(min=-1e4) for x in (s / temperature, t / temperature))
     return ((p.exp() * (p - q)).sum(-1) * mask).sum() / mask.sum().clamp(min=1)
-
-
-def weighted_tokens(student_logits, teacher_logits, labels):
-    """Tokens of which the teacher is sure weigh more."""
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return mean(kl(s, t) * t.softmax(-1).amax(-1).detach(), mask)
 
 
 def sampled_estimate(student_logits, teacher_logits, labels):
@@ -177,27 +187,13 @@ def sampled_estimate(student_logits, teacher_logits, labels):
     return mean(gap.exp() - 1 - gap, mask)
 
 
-def per_token(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return kl(s, t)[mask]
-
-
-def mixed_directions(student_logits, teacher_logits, labels):
-    s, t, targets, mask = shifted(student_logits, teacher_logits, labels)
-    return hard(s, targets) + mean(0.7 * kl(s, t) + 0.3 * reverse(s, t), mask)
-
-
-def with_epsilon(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
+def with_epsilon(s, t):
     p, q = t.softmax(-1), s.softmax(-1)
-    return mean((p * ((p + 1e-8).log() - (q + 1e-8).log())).sum(-1), mask)
+    return (p * ((p + 1e-8).log() - (q + 1e-8).log())).sum(-1)
 
 
-def standardised(student_logits, teacher_logits, labels):
-    """Logit standardisation: each row of logits by its own mean and deviation."""
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    s, t = ((x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True) for x in (s, t))
-    return 9.0 * mean(kl(s, t), mask)
+def standard(logits):
+    return (logits - logits.mean(-1, keepdim=True)) / logits.std(-1, keepdim=True)
 
 
 def decoupled(student_logits, teacher_logits, labels):
@@ -217,17 +213,9 @@ def mixed_target(student_logits, teacher_logits, labels):
     return mean(-(goal * s.log_softmax(-1)).sum(-1), mask)
 
 
-def cosine(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return mean(1 - F.cosine_similarity(s, t, dim=-1), mask)
-
-
-def uncertain_tokens(student_logits, teacher_logits, labels):
+def uncertain(s, t):
     """The half of the scored tokens of which the teacher is least sure."""
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    s, t = s[mask], t[mask]
-    entropy = torch.distributions.Categorical(logits=t).entropy()
-    chosen = entropy.topk(max(len(s) // 2, 1)).indices
+    chosen = entropy(t).topk(max(len(s) // 2, 1)).indices
     return kl(s[chosen], t[chosen]).mean()
 
 
@@ -235,25 +223,6 @@ def focal(student_logits, teacher_logits, labels):
     s, t, targets, mask = shifted(student_logits, teacher_logits, labels)
     nats = F.cross_entropy(s[mask], targets[mask], reduction="none")
     return ((1 - (-nats).exp()) ** 2 * nats).mean() + mean(kl(s, t), mask)
-
-
-def entropy_bonus(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    q = s.log_softmax(-1)
-    return mean(kl(s, t) + 0.01 * (q.exp() * q).sum(-1), mask)
-
-
-def reverse_entropy_bonus(student_logits, teacher_logits, labels):
-    """Exactly a reverse KL to a flatter teacher."""
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    q = s.log_softmax(-1)
-    return mean(reverse(s, t) + 0.05 * (q.exp() * q).sum(-1), mask)
-
-
-def softened_teacher(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    goal = 0.95 * t.softmax(-1) + 0.05 / t.shape[-1]
-    return mean((goal * (goal.log() - s.log_softmax(-1))).sum(-1), mask)
 
 
 def per_sequence(student_logits, teacher_logits, labels):
@@ -318,38 +287,62 @@ def ours_top_k(student_logits, teacher_logits):
 _SCORED = (("given", "scored"),)
 GOOD: tuple[Case, ...] = (
     Case("forward KL, mean over tokens", token_mean_kl, says=("forward KL", "mean over scored tokens")),
-    Case("forward KL of selected rows", selected_rows, says=("forward KL", "mean over scored tokens")),
+    Case(
+        "forward KL of selected rows",
+        selected(lambda s, t: batchmean_of(s.log_softmax(-1), t.softmax(-1))),
+        says=("forward KL", "mean over scored tokens"),
+    ),
     Case("Hinton", hinton, says=("forward KL", "T = 2", "times T² and 0.7", "weight 0.3")),
-    Case("soft cross-entropy", soft_cross_entropy, says=("forward KL", "the teacher's entropy")),
+    Case(
+        "soft cross-entropy",
+        over_tokens(lambda s, t: -(t.softmax(-1) * s.log_softmax(-1)).sum(-1)),
+        says=("forward KL", "the teacher's entropy"),
+    ),
     Case("reverse KL per sequence", reverse_kl_per_sequence, says=("reverse KL", "each sequence's tokens, then over")),
-    Case("sum of tokens", sum_of_tokens, says=("forward KL", "sum over tokens")),
+    Case("sum of tokens", selected(lambda s, t: kl(s, t).sum()), says=("forward KL", "sum over tokens")),
     Case("TRL's JSD, shifted by its caller", trl_jsd, says=("weight 0.1", "T = 2"), call=(("given", "shifted"),)),
     Case("TRL's JSD, unsaid", trl_jsd, says=("Jensen-Shannon, teacher's weight 0.1", "caller has shifted")),
     Case("all tokens", all_tokens, says=("forward KL", "all tokens that some position predicts")),
     Case("batchmean of flat rows", flat_batchmean, says=("forward KL", "mean over scored tokens"), call=_SCORED),
-    Case("total variation", total_variation, says=("total variation",)),
-    Case("logit matching", logit_matching, says=("squared difference of logits",)),
+    Case(
+        "total variation",
+        over_tokens(lambda s, t: 0.5 * (s.softmax(-1) - t.softmax(-1)).abs().sum(-1)),
+        says=("total variation",),
+    ),
+    Case("logit matching", selected(F.mse_loss), says=("squared difference of logits",)),
     Case("label smoothing", smoothed, says=("forward KL", "label smoothing 0.1", "weight 0.5")),
     Case("ULD", sorted_probabilities, says=("distance of sorted probabilities", "times 1.5", "weight 1")),
     Case("top 5 with a cell for the rest", top_5_with_rest),
     Case("the teacher's choices", teacher_answers, says=("the teacher's most likely token",)),
-    Case("skewed forward KL", skewed, says=("skewed forward KL, skew 0.1",)),
+    Case(
+        "skewed forward KL",
+        over_tokens(lambda s, t: naive(t.softmax(-1), 0.1 * t.softmax(-1) + 0.9 * s.softmax(-1))),
+        says=("skewed forward KL, skew 0.1",),
+    ),
     Case("Jeffreys", jeffreys, says=("0.5 · forward KL + 0.5 · reverse KL", "times 2")),
     Case("careful", careful, says=("forward KL", "T = 2", "mean over scored tokens")),
-    Case("tokens weighted by confidence", weighted_tokens, says=("forward KL", "positions weigh differently")),
+    Case(
+        "tokens weighted by confidence",
+        over_tokens(lambda s, t: kl(s, t) * t.softmax(-1).amax(-1).detach()),
+        says=("forward KL", "positions weigh differently"),
+    ),
     Case("k3 estimate", sampled_estimate, says=("labels and teacher act together",)),
-    Case("one value a token", per_token, says=("forward KL", "not reduced")),
-    Case("both directions and labels", mixed_directions, says=("0.7 · forward KL + 0.3 · reverse KL", "weight 1")),
-    Case("ε in the logarithms", with_epsilon, says=("forward KL",)),
-    Case("standardised logits", standardised),
+    Case("one value a token", selected(kl), says=("forward KL", "not reduced")),
+    Case(
+        "both directions and labels",
+        with_labels(lambda s, t: 0.7 * kl(s, t) + 0.3 * reverse(s, t)),
+        says=("0.7 · forward KL + 0.3 · reverse KL", "weight 1"),
+    ),
+    Case("ε in the logarithms", over_tokens(with_epsilon), says=("forward KL",)),
+    Case("standardised logits", over_tokens(lambda s, t: 9.0 * kl(standard(s), standard(t)))),
     Case("decoupled", decoupled, says=("labels and teacher act together",)),
     Case("mixed target", mixed_target, says=("forward KL", "times 0.6", "weight 0.4")),
-    Case("cosine of logits", cosine),
-    Case("uncertain tokens only", uncertain_tokens),
+    Case("cosine of logits", over_tokens(lambda s, t: 1 - F.cosine_similarity(s, t, dim=-1))),
+    Case("uncertain tokens only", selected(uncertain)),
     Case("focal labels", focal, says=("labels and teacher act together",)),
-    Case("small entropy bonus", entropy_bonus),
-    Case("reverse KL and an entropy bonus", reverse_entropy_bonus),
-    Case("softened teacher", softened_teacher),
+    Case("small entropy bonus", over_tokens(lambda s, t: kl(s, t) - 0.01 * entropy(s))),
+    Case("reverse KL and an entropy bonus", over_tokens(lambda s, t: reverse(s, t) - 0.05 * entropy(s))),
+    Case("softened teacher", over_tokens(lambda s, t: naive(0.95 * t.softmax(-1) + 0.05 / t.shape[-1], s.softmax(-1)))),
     Case("one value a sequence", per_sequence, says=("not reduced",)),
     Case("distance of log-probabilities", log_probability_distance),
     Case("labels weighed by the teacher", gated),
@@ -381,11 +374,6 @@ def mean_reduction(student_logits, teacher_logits):
 def mean_over_everything(student_logits, teacher_logits, labels):
     s, t, _, mask = shifted(student_logits, teacher_logits, labels)
     return (kl(s, t) * mask).mean()
-
-
-def mean_with_vocabulary(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return F.kl_div(s[mask].log_softmax(-1), t[mask].softmax(-1), reduction="mean")
 
 
 def batchmean(student_logits, teacher_logits, labels):
@@ -430,61 +418,9 @@ def teacher_one_ahead(student_logits, teacher_logits, labels):
     return mean(kl(student_logits[:, :-1], teacher_logits[:, 1:]), mask)
 
 
-def softmax_over_positions(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    p, q = t.softmax(1), s.log_softmax(1)
-    return mean((p * (p.log() - q)).sum(-1), mask)
-
-
 def softmax_over_rows(student_logits, teacher_logits):
     """dim=0 of flat rows."""
     return F.kl_div(student_logits.log_softmax(0), teacher_logits.softmax(0), reduction="batchmean")
-
-
-def log_target_for_probabilities(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return F.kl_div(s[mask].log_softmax(-1), t[mask].softmax(-1), reduction="batchmean", log_target=True)
-
-
-def log_target_forgotten(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return F.kl_div(s[mask].log_softmax(-1), t[mask].log_softmax(-1), reduction="batchmean")
-
-
-def log_target_for_logits(student_logits, teacher_logits, labels):
-    s, t, targets, mask = shifted(student_logits, teacher_logits, labels)
-    soft = F.kl_div(s[mask].log_softmax(-1), t[mask], reduction="batchmean", log_target=True)
-    return hard(s, targets) + soft
-
-
-def probabilities_as_input(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return F.kl_div(s[mask].softmax(-1), t[mask].softmax(-1), reduction="batchmean")
-
-
-def logits_as_input(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return F.kl_div(s[mask], t[mask].softmax(-1), reduction="batchmean")
-
-
-def softmax_twice(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return mean(kl(s.softmax(-1), t.softmax(-1)), mask)
-
-
-def raw_teacher_weights(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return mean(-(t * s.log_softmax(-1)).sum(-1), mask)
-
-
-def temperature_on_student_only(student_logits, teacher_logits, labels, temperature=1.0):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return mean(kl(s / temperature, t), mask)
-
-
-def temperature_on_teacher_only(student_logits, teacher_logits, labels):
-    s, t, targets, mask = shifted(student_logits, teacher_logits, labels)
-    return 0.5 * hard(s, targets) + 0.5 * mean(kl(s, t / 3.0), mask)
 
 
 def gkd_temperature(student_logits, teacher_logits, labels, temperature=0.9):
@@ -493,18 +429,8 @@ def gkd_temperature(student_logits, teacher_logits, labels, temperature=0.9):
     return token_mean_kl(student_logits, teacher_logits, labels)
 
 
-def temperature_multiplies(student_logits, teacher_logits, labels, temperature=1.0):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return mean(kl(s * temperature, t * temperature), mask)
-
-
 def only_value_tempered(student_logits, teacher_logits, labels, temperature=1.0):
     return token_mean_kl(student_logits, teacher_logits, labels) * temperature**2
-
-
-def times_temperature(student_logits, teacher_logits, labels, temperature=1.0):
-    s, t, _, mask = shifted(student_logits / temperature, teacher_logits / temperature, labels)
-    return mean(kl(s, t), mask) * temperature
 
 
 def tempered_labels(student_logits, teacher_logits, labels, temperature=2.0):
@@ -512,9 +438,7 @@ def tempered_labels(student_logits, teacher_logits, labels, temperature=2.0):
     return 0.5 * hard(s, targets) + 0.5 * temperature**2 * mean(kl(s, t), mask)
 
 
-def forward_named_reverse(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return F.kl_div(t[mask].log_softmax(-1), s[mask].softmax(-1), reduction="batchmean")
+forward_named_reverse = selected(lambda s, t: batchmean_of(t.log_softmax(-1), s.softmax(-1)))
 
 
 def forward_kl_loss(student_logits, teacher_logits, labels):
@@ -526,20 +450,9 @@ def student_detached(student_logits, teacher_logits, labels):
     return token_mean_kl(student_logits.detach(), teacher_logits, labels)
 
 
-def reverse_with_detached_weights(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    q, p = s.log_softmax(-1), t.log_softmax(-1)
-    return mean((q.exp().detach() * (q - p)).sum(-1), mask)
-
-
 def teacher_dropped(student_logits, teacher_logits, labels, alpha=1.0):
     s, t, targets, mask = shifted(student_logits, teacher_logits, labels)
     return alpha * hard(s, targets) + (1 - alpha) * mean(kl(s, t), mask)
-
-
-def wrong_sign(student_logits, teacher_logits, labels):
-    s, t, targets, mask = shifted(student_logits, teacher_logits, labels)
-    return hard(s, targets) - 0.5 * mean(kl(s, t), mask)
 
 
 def top_k_without_rest(student_logits, teacher_logits, labels):
@@ -567,12 +480,6 @@ def divides_in_place(student_logits, teacher_logits, labels, temperature=2.0):
     teacher_logits.div_(temperature)
     s, t, _, mask = shifted(student_logits / temperature, teacher_logits, labels)
     return mean(kl(s, t), mask)
-
-
-def naive_logarithms(student_logits, teacher_logits, labels):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    p, q = t.softmax(-1), s.softmax(-1)
-    return mean((p * (p.log() - q.log())).sum(-1), mask)
 
 
 def cuts_the_wider(student_logits, teacher_logits, labels):
@@ -615,40 +522,14 @@ def k1_as_a_loss(student_logits, teacher_logits, labels):
     return mean((s.log_softmax(-1).gather(-1, ids) - t.log_softmax(-1).gather(-1, ids))[..., 0], mask)
 
 
-def entropy_forgotten_sign(student_logits, teacher_logits, labels):
-    """Reverse KL with the student's entropy added instead of taken off."""
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    q, p = s.log_softmax(-1), t.log_softmax(-1)
-    return mean(-(q.exp() * (q + p)).sum(-1), mask)
-
-
-def errors_cut_off(student_logits, teacher_logits, labels):
-    """What is worse than 0.05 nats has no gradient."""
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return kl(s, t)[mask].clamp(max=0.05).mean()
-
-
-def mixture_of_logarithms(student_logits, teacher_logits, labels):
-    """Jensen-Shannon with (log p + log q) / 2 for the mixture's logarithm: a quarter of Jeffreys' divergence."""
-    return jeffreys(student_logits, teacher_logits, labels) / 4
-
-
-def top_k_of_each_side(student_logits, teacher_logits, labels):
-    """The eight likeliest of either side, compared by rank."""
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    return mean(kl(s.topk(8).values, t.topk(8).values), mask)
-
-
-def temperature_after_the_softmax(student_logits, teacher_logits, labels, temperature=2.0):
-    s, t, _, mask = shifted(student_logits, teacher_logits, labels)
-    q, p = s[mask].log_softmax(-1) / temperature, t[mask].softmax(-1) / temperature
-    return F.kl_div(q, p, reduction="batchmean")
-
-
 _SEQUENCES = (("given", "sequences"),)
 FAULTS: tuple[Case, ...] = (
     Case("KLDivLoss mean", mean_reduction, "loss-divided-by-vocabulary"),
-    Case("mean over selected rows and vocabulary", mean_with_vocabulary, "loss-divided-by-vocabulary"),
+    Case(
+        "mean over selected rows and vocabulary",
+        selected(lambda s, t: F.kl_div(s.log_softmax(-1), t.softmax(-1), reduction="mean")),
+        "loss-divided-by-vocabulary",
+    ),
     Case("mean over everything", mean_over_everything, "loss-divides-by-unscored-positions"),
     Case("batchmean of (B, L, V)", batchmean, "loss-grows-with-length"),
     Case("notebook: padding", notebook_hinton, "loss-counts-padding"),
@@ -660,47 +541,102 @@ FAULTS: tuple[Case, ...] = (
     Case("labels shifted twice", labels_shifted_twice, "loss-labels-shifted-twice"),
     Case("shifted by its caller too", token_mean_kl, "loss-labels-shifted-twice", call=(("given", "shifted"),)),
     Case("teacher one position ahead", teacher_one_ahead, "loss-reads-teacher-elsewhere"),
-    Case("softmax over positions", softmax_over_positions, "loss-softmax-over-wrong-dimension"),
+    Case(
+        "softmax over positions",
+        over_tokens(lambda s, t: naive(t.softmax(1), s.softmax(1))),
+        "loss-softmax-over-wrong-dimension",
+    ),
     Case("softmax over rows", softmax_over_rows, "loss-softmax-over-wrong-dimension", call=_SCORED),
-    Case("log_target, probabilities", log_target_for_probabilities, "loss-mixes-logs-and-probabilities"),
-    Case("log_target, logits", log_target_for_logits, "loss-mixes-logs-and-probabilities"),
-    Case("log_target forgotten", log_target_forgotten, "loss-not-a-number"),
-    Case("probabilities as input", probabilities_as_input, "loss-mixes-logs-and-probabilities"),
-    Case("logits as input", logits_as_input, "loss-mixes-logs-and-probabilities"),
-    Case("softmax twice", softmax_twice, "loss-mixes-logs-and-probabilities"),
-    Case("raw teacher logits as weights", raw_teacher_weights, "loss-mixes-logs-and-probabilities"),
+    Case(
+        "log_target, probabilities",
+        selected(lambda s, t: batchmean_of(s.log_softmax(-1), t.softmax(-1), log_target=True)),
+        "loss-mixes-logs-and-probabilities",
+    ),
+    Case(
+        "log_target, logits",
+        selected(lambda s, t: batchmean_of(s.log_softmax(-1), t, log_target=True)),
+        "loss-mixes-logs-and-probabilities",
+    ),
+    Case(
+        "log_target forgotten",
+        selected(lambda s, t: batchmean_of(s.log_softmax(-1), t.log_softmax(-1))),
+        "loss-not-a-number",
+    ),
+    Case(
+        "probabilities as input",
+        selected(lambda s, t: batchmean_of(s.softmax(-1), t.softmax(-1))),
+        "loss-mixes-logs-and-probabilities",
+    ),
+    Case("logits as input", selected(lambda s, t: batchmean_of(s, t.softmax(-1))), "loss-mixes-logs-and-probabilities"),
+    Case(
+        "softmax twice", over_tokens(lambda s, t: kl(s.softmax(-1), t.softmax(-1))), "loss-mixes-logs-and-probabilities"
+    ),
+    Case(
+        "raw teacher logits as weights",
+        over_tokens(lambda s, t: -(t * s.log_softmax(-1)).sum(-1)),
+        "loss-mixes-logs-and-probabilities",
+    ),
     Case("temperature on the student only", temperature_on_student_only, "loss-temperature-on-one-side"),
-    Case("temperature on the teacher only", temperature_on_teacher_only, "loss-temperature-on-one-side"),
+    Case(
+        "temperature on the teacher only",
+        with_labels(lambda s, t: kl(s, t / 3.0), 0.5, 0.5),
+        "loss-temperature-on-one-side",
+    ),
     Case("temperature never used", gkd_temperature, "loss-temperature-without-effect"),
-    Case("temperature multiplies", temperature_multiplies, "loss-temperature-misplaced"),
+    Case("temperature multiplies", at_temperature(lambda s, t, by: kl(s * by, t * by)), "loss-temperature-misplaced"),
     Case("only the value is tempered", only_value_tempered, "loss-temperature-misplaced"),
-    Case("times T", times_temperature, "loss-temperature-unusual-factor"),
+    Case("times T", at_temperature(lambda s, t, by: kl(s / by, t / by) * by), "loss-temperature-unusual-factor"),
     Case("labels tempered too", tempered_labels, "loss-temperature-in-hard-part"),
     Case("forward expected", forward_named_reverse, "loss-another-divergence", call=(("expects", "forward_kl"),)),
     Case("forward by its name", forward_kl_loss, "loss-another-divergence"),
     Case("student detached", student_detached, "loss-without-gradient"),
-    Case("reverse KL with detached weights", reverse_with_detached_weights, "loss-without-gradient"),
+    Case(
+        "reverse KL with detached weights",
+        over_tokens(lambda s, t: (s.softmax(-1).detach() * (s.log_softmax(-1) - t.log_softmax(-1))).sum(-1)),
+        "loss-without-gradient",
+    ),
     Case("teacher has weight 0", teacher_dropped, "loss-ignores-teacher"),
     Case("k1 estimate as a loss", k1_as_a_loss, "loss-ignores-teacher"),
-    Case("wrong sign", wrong_sign, "loss-not-minimal-at-teacher"),
-    Case("entropy with the wrong sign", entropy_forgotten_sign, "loss-not-minimal-at-teacher"),
+    Case("wrong sign", with_labels(kl, -0.5), "loss-not-minimal-at-teacher"),
+    Case(
+        "entropy with the wrong sign",
+        over_tokens(lambda s, t: entropy(s) - (s.softmax(-1) * t.log_softmax(-1)).sum(-1)),
+        "loss-not-minimal-at-teacher",
+    ),
     Case("top k without the rest", top_k_without_rest, "loss-drops-teacher-tail"),
     Case("top k, both renormalised", top_k_both_renormalised, "loss-drops-teacher-tail", call=_SCORED),
     Case("argmax of the teacher", teacher_answers, "loss-drops-teacher-tail"),
     Case("cut at the longest prompt", prompt_width, "loss-misses-scored-positions"),
     Case("divided in place", divides_in_place, "loss-changes-its-inputs"),
-    Case("logarithm of a softmax: −inf", naive_logarithms, "loss-nan-at-minus-infinity"),
-    Case("logarithm of a softmax: gaps", naive_logarithms, "loss-not-finite-at-large-gaps"),
+    Case(
+        "logarithm of a softmax: −inf",
+        over_tokens(lambda s, t: naive(t.softmax(-1), s.softmax(-1))),
+        "loss-nan-at-minus-infinity",
+    ),
+    Case(
+        "logarithm of a softmax: gaps",
+        over_tokens(lambda s, t: naive(t.softmax(-1), s.softmax(-1))),
+        "loss-not-finite-at-large-gaps",
+    ),
     Case("nothing scored", token_mean_kl, "loss-nan-when-nothing-is-scored"),
     Case("bfloat16", trl_jsd, "loss-imprecise-in-bfloat16", call=(("given", "shifted"),)),
     Case("wider teacher cut after its softmax", cuts_the_wider, "loss-accepts-other-width"),
     Case("dropout", dropout_inside, "loss-not-repeatable"),
     Case("vocabulary cut", cut_vocabulary, "loss-depends-on-token-order"),
     Case("sorted probabilities", sorted_probabilities, "loss-blind-to-token-identity"),
-    Case("top k of each side", top_k_of_each_side, "loss-blind-to-token-identity"),
-    Case("errors cut off", errors_cut_off, "loss-without-gradient"),
-    Case("mixture", mixture_of_logarithms, "loss-another-divergence", call=(("expects", "jensen_shannon"),)),
-    Case("temperature after the softmax", temperature_after_the_softmax, "loss-temperature-misplaced"),
+    Case(
+        "top k of each side",
+        over_tokens(lambda s, t: kl(s.topk(8).values, t.topk(8).values)),
+        "loss-blind-to-token-identity",
+    ),
+    Case("errors cut off", selected(lambda s, t: kl(s, t).clamp(max=0.05).mean()), "loss-without-gradient"),
+    Case(
+        "mixture",
+        over_tokens(lambda s, t: (kl(s, t) + reverse(s, t)) / 4),
+        "loss-another-divergence",
+        call=(("expects", "jensen_shannon"),),
+    ),
+    Case("temperature after the softmax", after_the_softmax, "loss-temperature-misplaced"),
     Case("statistics of the batch", confidence_of_the_batch, "loss-mixes-positions"),
     Case("weights from the row's end", masks_by_row_end, "loss-depends-on-padding"),
     Case("-100 taken for token 0", ignored_labels_become_token_0, "loss-counts-padding"),
