@@ -7,7 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from tests.doctor.batch_samples import ROWS, Batch, World
+from tests.doctor.batch_samples import (
+    ROWS,
+    Batch,
+    Row,
+    World,
+    answer_start,
+    changed,
+    inverted,
+    scored_from,
+    two_sided,
+    unmasked,
+)
 
 Spoil = Callable[[World], Any]
 
@@ -25,12 +36,22 @@ class Fault:
 FAULTS: list[Fault] = []
 
 
-def fault(id: str, severity: str, *, only: tuple[str, ...] = (), **said: Any) -> Callable[[Spoil], Spoil]:
+def add(name: str, id: str, severity: str, spoil: Spoil, *, only: tuple[str, ...] = (), **said: Any) -> None:
+    FAULTS.append(Fault(name, id, severity, spoil, said, only))
+
+
+def fault(id: str, severity: str, **options: Any) -> Callable[[Spoil], Spoil]:
+    """The same where a fault takes several lines."""
+
     def keep(spoil: Spoil) -> Spoil:
-        FAULTS.append(Fault(spoil.__name__, id, severity, spoil, said, only))
+        add(spoil.__name__, id, severity, spoil, **options)
         return spoil
 
     return keep
+
+
+def without_mask(spoil: Spoil) -> Spoil:
+    return lambda world: {name: values for name, values in spoil(world).items() if name != "attention_mask"}
 
 
 def rolled(world: World, by: int) -> Batch:
@@ -43,7 +64,7 @@ def rolled(world: World, by: int) -> Batch:
     return batch | {"labels": labels}
 
 
-SPANISH = ("tinyllama-1.1b", "mistral-7b-v0.1", "tok512")
+WITH_BEGIN = ("tinyllama-1.1b", "mistral-7b-v0.1", "tok512")
 
 
 @fault("answer-at-prompt-positions", "error")
@@ -58,63 +79,6 @@ def prompt_in_answer_out(world):
     }
 
 
-@fault("answer-at-prompt-positions", "error")
-def prompt_in_answer_out_without_mask(world):
-    batch = prompt_in_answer_out(world)
-    del batch["attention_mask"]
-    return batch
-
-
-@fault("labels-shifted-twice", "error", shifts="model")
-def shifted_in_the_data(world):
-    return rolled(world, 1)
-
-
-@fault("labels-shifted-twice", "error")
-def shifted_in_the_data_and_nobody_says_who_shifts(world):
-    return rolled(world, 1)
-
-
-@fault("labels-shifted-twice", "error", shifts="model")
-def rolled_in_the_data(world):
-    batch = world.good()
-    return batch | {"labels": torch.roll(batch["labels"], -1, dims=1)}
-
-
-@fault("labels-shifted-twice", "error", shifts="batch")
-def shifted_by_two(world):
-    return rolled(world, 2)
-
-
-@fault("labels-shifted-wrong-way", "error")
-def shifted_back(world):
-    return rolled(world, -1)
-
-
-@fault("labels-shifted-wrong-way", "error", shifts="batch")
-def rolled_back_by_who_should_shift(world):
-    batch = world.good()
-    return batch | {"labels": batch["labels"].roll(1, dims=1)}
-
-
-@fault("labels-not-shifted", "error", shifts="batch")
-def nobody_shifts(world):
-    return world.good()
-
-
-@fault("labels-misaligned", "error")
-def padded_on_two_sides(world):
-    left, right = world.good(side="left"), world.good()
-    return left | {"labels": right["labels"]}
-
-
-@fault("labels-of-other-rows", "error")
-def shuffled_apart(world):
-    rows = [(ids[:60], ids[:60]) for ids, _ in world.rows()]
-    batch = world.batch(rows)
-    return batch | {"labels": batch["labels"].roll(1, dims=0)}
-
-
 @fault("labels-not-inputs", "warning")
 def another_version_of_the_answer(world):
     batch = world.good()
@@ -122,176 +86,6 @@ def another_version_of_the_answer(world):
     places = (labels != -100).nonzero()[::4]
     labels[places[:, 0], places[:, 1]] = batch["input_ids"][0, 1]
     return batch | {"labels": labels}
-
-
-@fault("all-masked-rows", "warning")
-def some_prompts_fill_the_row(world):
-    batch = world.good()
-    labels = batch["labels"].clone()
-    labels[:3] = -100
-    return batch | {"labels": labels}
-
-
-@fault("all-masked-rows", "error")
-def nothing_is_scored(world):
-    batch = world.good()
-    return batch | {"labels": torch.full_like(batch["labels"], -100)}
-
-
-@fault("padding-in-loss", "error")
-def padding_scored(world):
-    batch = world.good()
-    return batch | {"labels": torch.where(batch["attention_mask"] == 0, batch["input_ids"], batch["labels"])}
-
-
-@fault("padding-in-loss", "error")
-def padding_scored_on_the_left(world):
-    batch = world.good(side="left")
-    return batch | {"labels": torch.where(batch["attention_mask"] == 0, batch["input_ids"], batch["labels"])}
-
-
-@fault("padding-in-loss", "error", only=("tinyllama-1.1b", "mistral-7b-v0.1", "tok512"))
-def labels_are_a_copy_and_nothing_is_masked(world):
-    batch = world.good(pad=0)
-    return {"input_ids": batch["input_ids"], "labels": batch["input_ids"].clone()}
-
-
-@fault("padding-in-loss", "error")
-def labels_are_a_copy_and_padding_is_the_end(world):
-    batch = world.good()
-    return {"input_ids": batch["input_ids"], "labels": batch["input_ids"].clone()}
-
-
-@fault("prompt-in-loss", "error", learns="answers")
-def no_prompt_is_masked(world):
-    return world.batch([(ids, list(ids)) for ids, _ in world.rows()])
-
-
-@fault("prompt-in-loss", "warning")
-def some_prompts_are_not_masked(world):
-    rows = world.rows()
-    return world.batch([(ids, list(ids)) if n % 2 else (ids, labels) for n, (ids, labels) in enumerate(rows)])
-
-
-@fault("prompt-in-loss", "warning")
-def a_template_shows_that_prompts_are_scored(world):
-    rows = world.chat("### Instruction:\n{}\n\n", "### Response:\n", [world.eos])
-    return world.batch([(ids, list(ids)) for ids, _ in rows])
-
-
-@fault("mask-inverted", "error")
-def mask_the_wrong_way_round(world):
-    rows = world.rows()
-    return world.batch(
-        [(ids, [i if label == -100 else -100 for i, label in zip(ids, labels, strict=True)]) for ids, labels in rows]
-    )
-
-
-@fault("mask-inverted", "error", learns="answers")
-def mask_the_wrong_way_round_in_a_template(world):
-    rows = world.chat("[INST] {} ", "[/INST]", [world.eos], turns=2)
-    return world.batch(
-        [(ids, [i if label == -100 else -100 for i, label in zip(ids, labels, strict=True)]) for ids, labels in rows]
-    )
-
-
-@fault("answer-start-not-scored", "warning")
-def mask_shifted_with_the_labels(world):
-    made = []
-    for ids, labels in world.chat("### Instruction:\n{}\n\n", "### Response:\n", [world.eos]):
-        first = next(n for n, label in enumerate(labels) if label != -100)
-        made.append((ids, [-100 if n < first + 2 else label for n, label in enumerate(labels)]))
-    return world.batch(made)
-
-
-@fault("eos-not-scored", "error")
-def end_masked_by_id(world):
-    batch = world.good()
-    return batch | {"labels": batch["labels"].masked_fill(batch["input_ids"] == world.eos, -100)}
-
-
-@fault("eos-not-scored", "error")
-def end_and_attention_masked_by_id(world):
-    batch = world.good()
-    ends = batch["input_ids"] == world.eos
-    return batch | {"labels": batch["labels"].masked_fill(ends, -100), "attention_mask": (~ends).long()}
-
-
-@fault("eos-not-scored", "error")
-def end_masked_by_id_without_an_attention_mask(world):
-    batch = end_masked_by_id(world)
-    del batch["attention_mask"]
-    return batch
-
-
-@fault("eos-missing", "error", only=SPANISH)
-def answers_without_an_end(world):
-    return world.batch(world.rows(end=False), pad=0)
-
-
-@fault("answers-truncated", "warning")
-def longest_answers_are_cut(world):
-    rows = world.rows()
-    most = sorted(len(ids) for ids, _ in rows)[ROWS // 2]
-    return world.batch([(ids[:most], labels[:most]) for ids, labels in rows])
-
-
-@fault("double-bos", "warning", only=SPANISH)
-def begun_twice(world):
-    return world.batch([(world.begin + ids, [-100, *labels]) for ids, labels in world.rows()])
-
-
-@fault("bos-missing", "note", only=SPANISH)
-def never_begun(world):
-    return world.batch([(ids[1:], labels[1:]) for ids, labels in world.rows()])
-
-
-@fault("padding-side", "warning", absolute_positions=True)
-def left_padding_and_learned_positions(world):
-    return world.good(side="left")
-
-
-@fault("padding-side", "error", absolute_positions=True)
-def left_padding_and_positions_that_count_it(world):
-    batch = world.good(side="left")
-    width = batch["input_ids"].shape[1]
-    return batch | {"position_ids": torch.arange(width).repeat(ROWS, 1)}
-
-
-@fault("padding-attended", "error", only=SPANISH)
-def left_padding_can_be_read(world):
-    batch = world.good(side="left", pad=0)
-    return batch | {"attention_mask": torch.ones_like(batch["attention_mask"])}
-
-
-@fault("padding-attended", "error", only=SPANISH)
-def mask_of_the_other_side(world):
-    return world.good(side="left", pad=0) | {"attention_mask": world.good()["attention_mask"]}
-
-
-@fault("padding-attended", "warning")
-def left_padding_without_a_mask(world):
-    batch = world.good(side="left")
-    del batch["attention_mask"]
-    return batch
-
-
-@fault("tokens-hidden", "warning")
-def ends_of_turns_hidden_by_id(world):
-    batch = world.batch(world.chat("[INST] {} ", "[/INST]", [world.eos], turns=2))
-    return batch | {"attention_mask": (batch["input_ids"] != world.eos).long()}
-
-
-@fault("attention-mask-inverted", "warning")
-def mask_says_what_is_padding(world):
-    batch = world.good()
-    return batch | {"attention_mask": 1 - batch["attention_mask"]}
-
-
-@fault("positions-wrong", "error")
-def positions_all_zero(world):
-    batch = world.good()
-    return batch | {"position_ids": torch.zeros_like(batch["input_ids"])}
 
 
 @fault("positions-wrong", "warning")
@@ -302,61 +96,122 @@ def positions_jump(world):
     return batch | {"position_ids": places}
 
 
-@fault("packed-without-boundaries", "warning")
-def packed_and_nothing_said(world):
-    return world.packed(positions=False)
+def some_masked(batch: Batch) -> Batch:
+    return {"labels": torch.cat([torch.full_like(batch["labels"][:3], -100), batch["labels"][3:]])}
 
 
-@fault("packed-without-boundaries", "warning")
-def packed_and_positions_go_on(world):
-    batch = world.packed(positions=False)
-    width = batch["input_ids"].shape[1]
-    return batch | {"position_ids": torch.arange(width).repeat(2, 1), "attention_mask": torch.ones(2, width).long()}
+def padding_scored(batch: Batch) -> Batch:
+    return {"labels": torch.where(batch["attention_mask"] == 0, batch["input_ids"], batch["labels"])}
 
 
-@fault("sample-start-scored", "warning")
-def first_tokens_of_packed_samples_scored(world):
-    return world.packed(start_masked=False)
+def copied_labels(world: World, **made: Any) -> Batch:
+    ids = world.good(**made)["input_ids"]
+    return {"input_ids": ids, "labels": ids.clone()}
 
 
-@fault("duplicated-rows", "warning")
-def one_row_again(world):
+def end_masked_by_id(world: World) -> Batch:
+    batch = world.good()
+    return batch | {"labels": batch["labels"].masked_fill(batch["input_ids"] == world.eos, -100)}
+
+
+def hidden_ends(world: World, batch: Batch) -> Batch:
+    return batch | {"attention_mask": (batch["input_ids"] != world.eos).long()}
+
+
+def cut_at_the_median(world: World) -> Batch:
     rows = world.rows()
-    return world.batch([*rows[:-2], rows[0], rows[1]])
+    most = sorted(len(ids) for ids, _ in rows)[ROWS // 2]
+    return world.batch([(ids[:most], labels[:most]) for ids, labels in rows])
 
 
-@fault("duplicated-rows", "warning")
-def a_batch_again(world):
-    return [world.good(), world.batch(world.rows(first=ROWS)), world.good()]
+def counted(batch: Batch) -> torch.Tensor:
+    """Positions that count the padding, and every sample of a row."""
+    return torch.arange(batch["labels"].shape[1]).repeat(len(batch["labels"]), 1)
 
 
-@fault("ids-outside-vocabulary", "error")
-def padded_with_the_label_number(world):
-    batch = world.good()
-    return batch | {"input_ids": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
+def unknown(rows: list[Row]) -> list[Row]:
+    made = [([i if n % 4 == 0 else 0 for n, i in enumerate(ids)], labels) for ids, labels in rows]
+    return inverted(inverted(made))
 
 
-@fault("ids-outside-vocabulary", "error")
-def a_token_that_was_added_elsewhere(world):
-    rows = [([*ids[:-1], 60_000], [*labels[:-1], 60_000]) for ids, labels in world.rows()]
-    return world.batch(rows)
-
-
-@fault("ids-outside-vocabulary", "warning")
-def another_number_for_what_is_not_scored(world):
-    batch = world.good()
-    return batch | {"labels": batch["labels"].masked_fill(batch["labels"] == -100, -1)}
-
-
-@fault("unknown-tokens", "error", only=SPANISH)
-def all_unknown(world):
-    rows = [([i if n % 4 == 0 else 0 for n, i in enumerate(ids)], labels) for ids, labels in world.rows()]
-    return world.batch(
-        [(ids, [i if label != -100 else -100 for i, label in zip(ids, ls, strict=True)]) for ids, ls in rows]
-    )
-
-
-@fault("markers-in-pieces", "warning", only=("gpt2", "tok512"))
-def markers_as_text(world):
-    rows = world.chat("<|im_start|>user\n{}<|im_end|>\n", "<|im_start|>assistant\n", world.text("<|im_end|>"))
-    return world.batch(rows)
+# fmt: off
+add("prompt_in_answer_out_without_mask", "answer-at-prompt-positions", "error", without_mask(prompt_in_answer_out))
+add("padded_on_two_sides", "labels-misaligned", "error", lambda world: two_sided(world, world.rows()))
+add("shuffled_apart", "labels-of-other-rows", "error",
+    lambda world: (batch := world.batch(unmasked([(ids[:60], []) for ids, _ in world.rows()])))
+    | {"labels": batch["labels"].roll(1, dims=0)})
+add("some_prompts_fill_the_row", "all-masked-rows", "warning", changed(some_masked))
+add("padding_scored_on_the_left", "padding-in-loss", "error", changed(padding_scored, side="left"))
+add("labels_are_a_copy_and_nothing_is_masked", "padding-in-loss", "error",
+    lambda world: copied_labels(world, pad=0), only=WITH_BEGIN)
+add("labels_are_a_copy_and_padding_is_the_end", "padding-in-loss", "error", copied_labels)
+add("some_prompts_are_not_masked", "prompt-in-loss", "warning",
+    lambda world: world.batch([scored_from(0, row[0]) if n % 2 else row for n, row in enumerate(world.rows())]))
+add("a_template_shows_that_prompts_are_scored", "prompt-in-loss", "warning",
+    lambda world: world.batch(unmasked(world.instructions())))
+add("mask_the_wrong_way_round", "mask-inverted", "error", lambda world: world.batch(inverted(world.rows())))
+add("mask_the_wrong_way_round_in_a_template", "mask-inverted", "error",
+    lambda world: world.batch(inverted(world.turns())), learns="answers")
+add("mask_shifted_with_the_labels", "answer-start-not-scored", "warning",
+    lambda world: world.batch([scored_from(answer_start(row) + 2, row[0]) for row in world.instructions()]))
+add("end_masked_by_id", "eos-not-scored", "error", end_masked_by_id)
+add("end_and_attention_masked_by_id", "eos-not-scored", "error",
+    lambda world: hidden_ends(world, end_masked_by_id(world)))
+add("end_masked_by_id_without_an_attention_mask", "eos-not-scored", "error", without_mask(end_masked_by_id))
+add("longest_answers_are_cut", "answers-truncated", "warning", cut_at_the_median)
+add("left_padding_and_positions_that_count_it", "padding-side", "error",
+    changed(lambda batch: {"position_ids": counted(batch)}, side="left"), absolute_positions=True)
+add("left_padding_without_a_mask", "padding-attended", "warning",
+    without_mask(lambda world: world.good(side="left")))
+add("ends_of_turns_hidden_by_id", "tokens-hidden", "warning",
+    lambda world: hidden_ends(world, world.batch(world.turns())))
+add("packed_and_positions_go_on", "packed-without-boundaries", "warning",
+    lambda world: (batch := world.packed()) | {"position_ids": (at := counted(batch)), "attention_mask": at * 0 + 1})
+add("one_row_again", "duplicated-rows", "warning",
+    lambda world: world.batch([*world.rows(ROWS - 2), *world.rows(2)]))
+add("a_token_that_was_added_elsewhere", "ids-outside-vocabulary", "error",
+    lambda world: world.batch([([*ids[:-1], 60_000], [*own[:-1], 60_000]) for ids, own in world.rows()]))
+add("all_unknown", "unknown-tokens", "error", lambda world: world.batch(unknown(world.rows())), only=WITH_BEGIN)
+add("markers_as_text", "markers-in-pieces", "warning",
+    lambda world: world.batch(world.chatml()), only=("gpt2", "tok512"))
+add("shifted_in_the_data", "labels-shifted-twice", "error", lambda world: rolled(world, 1), shifts="model")
+add("shifted_in_the_data_and_nobody_says_who_shifts", "labels-shifted-twice", "error", lambda world: rolled(world, 1))
+add("rolled_in_the_data", "labels-shifted-twice", "error",
+    changed(lambda batch: {"labels": torch.roll(batch["labels"], -1, dims=1)}), shifts="model")
+add("shifted_by_two", "labels-shifted-twice", "error", lambda world: rolled(world, 2), shifts="batch")
+add("shifted_back", "labels-shifted-wrong-way", "error", lambda world: rolled(world, -1))
+add("rolled_back_by_who_should_shift", "labels-shifted-wrong-way", "error",
+    changed(lambda batch: {"labels": batch["labels"].roll(1, dims=1)}), shifts="batch")
+add("nobody_shifts", "labels-not-shifted", "error", lambda world: world.good(), shifts="batch")
+add("nothing_is_scored", "all-masked-rows", "error",
+    changed(lambda batch: {"labels": torch.full_like(batch["labels"], -100)}))
+add("padding_scored", "padding-in-loss", "error", changed(padding_scored))
+add("no_prompt_is_masked", "prompt-in-loss", "error",
+    lambda world: world.batch(unmasked(world.rows())), learns="answers")
+add("answers_without_an_end", "eos-missing", "error",
+    lambda world: world.batch(world.rows(end=False), pad=0), only=WITH_BEGIN)
+add("begun_twice", "double-bos", "warning",
+    lambda world: world.batch([(world.begin + ids, [-100, *labels]) for ids, labels in world.rows()]), only=WITH_BEGIN)
+add("never_begun", "bos-missing", "note",
+    lambda world: world.batch([(ids[1:], labels[1:]) for ids, labels in world.rows()]), only=WITH_BEGIN)
+add("left_padding_and_learned_positions", "padding-side", "warning",
+    lambda world: world.good(side="left"), absolute_positions=True)
+add("left_padding_can_be_read", "padding-attended", "error",
+    changed(lambda batch: {"attention_mask": torch.ones_like(batch["attention_mask"])}, side="left", pad=0),
+    only=WITH_BEGIN)
+add("mask_of_the_other_side", "padding-attended", "error",
+    lambda world: world.good(side="left", pad=0) | {"attention_mask": world.good()["attention_mask"]}, only=WITH_BEGIN)
+add("mask_says_what_is_padding", "attention-mask-inverted", "warning",
+    changed(lambda batch: {"attention_mask": 1 - batch["attention_mask"]}))
+add("positions_all_zero", "positions-wrong", "error",
+    changed(lambda batch: {"position_ids": torch.zeros_like(batch["input_ids"])}))
+add("packed_and_nothing_said", "packed-without-boundaries", "warning", lambda world: world.packed(positions=False))
+add("first_tokens_of_packed_samples_scored", "sample-start-scored", "warning",
+    lambda world: world.packed(start_masked=False))
+add("a_batch_again", "duplicated-rows", "warning",
+    lambda world: [world.good(), world.batch(world.rows(first=ROWS)), world.good()])
+add("padded_with_the_label_number", "ids-outside-vocabulary", "error",
+    changed(lambda batch: {"input_ids": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}))
+add("another_number_for_what_is_not_scored", "ids-outside-vocabulary", "warning",
+    changed(lambda batch: {"labels": batch["labels"].masked_fill(batch["labels"] == -100, -1)}))
+# fmt: on

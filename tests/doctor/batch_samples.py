@@ -70,6 +70,27 @@ class World:
             made.append((ids, labels))
         return made
 
+    def instructions(self) -> list[Row]:
+        """Rows in the wording of Alpaca."""
+        return self.chat("### Instruction:\n{}\n\n", "### Response:\n", [self.eos])
+
+    def turns(self, count: int = ROWS, *, turns: int = 2) -> list[Row]:
+        """Conversations in Mistral's wording."""
+        return self.chat("[INST] {} ", "[/INST]", [self.eos], count, turns=turns)
+
+    def chatml(self, *, turns: int = 1) -> list[Row]:
+        """Conversations in ChatML's wording, which ends an answer with a marker."""
+        end = self.text("<|im_end|>")
+        return self.chat("<|im_start|>user\n{}<|im_end|>\n", "<|im_start|>assistant\n", end, turns=turns)
+
+    def of(self, change: Callable[[int, str, str], tuple[str, str]]) -> World:
+        """The same with other prompts and answers, made of number, prompt and answer."""
+        return World(self.tokenizer, [change(number, *pair) for number, pair in enumerate(self.pairs)])
+
+    def stream(self) -> list[int]:
+        """Prompts and answers one after another, without begin and end."""
+        return [token for ids, _ in self.rows(3 * ROWS) for token in ids[len(self.begin) : -1]]
+
     def batch(self, rows: Sequence[Row], *, side: str = "right", pad: int | None = None, to: int = 0) -> Batch:
         """Padded to the longest row; masks go by length. No padding token of its own: EOS, as most do."""
         pad = self.eos if pad is None else pad
@@ -98,6 +119,40 @@ class World:
         width = min(map(len, ids))
         made = {"input_ids": ids, "labels": labels} | ({"position_ids": places} if positions else {})
         return {key: torch.tensor([row[:width] for row in rows]) for key, rows in made.items()}
+
+
+def scored_from(first: int, ids: list[int]) -> Row:
+    """The row with everything scored from there on."""
+    return ids, [-100] * first + ids[first:]
+
+
+def answer_start(row: Row) -> int:
+    """Where the first scored token stands."""
+    return next(number for number, label in enumerate(row[1]) if label != -100)
+
+
+def unmasked(rows: Sequence[Row]) -> list[Row]:
+    return [(ids, list(ids)) for ids, _ in rows]
+
+
+def inverted(rows: Sequence[Row]) -> list[Row]:
+    """What is scored is masked, and the other way round."""
+    return [(ids, [i if label == -100 else -100 for i, label in zip(ids, own, strict=True)]) for ids, own in rows]
+
+
+def two_sided(world: World, rows: Sequence[Row]) -> Batch:
+    """Inputs padded left, labels padded right."""
+    return world.batch(rows, side="left") | {"labels": world.batch(rows)["labels"]}
+
+
+def changed(change: Callable[[Batch], Batch], **made: Any) -> Callable[[World], Batch]:
+    """A good batch with other columns."""
+
+    def spoil(world: World) -> Batch:
+        batch = world.good(**made)
+        return batch | change(batch)
+
+    return spoil
 
 
 WorldOf = Callable[[str], World]

@@ -6,44 +6,14 @@ import html
 import json
 from urllib.parse import quote
 
-from tests.doctor.data_faults import fault, mapped
+from tests.doctor.data_faults import add, each, fault, mapped
 
 IMPORTED = True
 
 
 @fault("text-escaped", "warning")
-def html_entities(data):
-    return mapped(data, lambda n, p, a: (p, html.escape(f'It\'s <so> & "right": {a}') if n % 5 == 0 else a))
-
-
-@fault("text-escaped", "warning")
 def numbered_entities_in_the_prompts(data):
     return mapped(data, lambda n, p, a: (p.replace(" ", "&#160;", 1) + " Isn&#39;t it?", a))
-
-
-@fault("text-escaped", "warning")
-def escaped_twice(data):
-    return mapped(data, lambda n, p, a: (p, f"{a} R&amp;amp;D &lt;br&gt;"))
-
-
-@fault("text-escaped", "warning")
-def tags_left_over(data):
-    return mapped(data, lambda n, p, a: (p, a.replace("\n", "<br />") + "<p>That is <b>all</b>.</p>"))
-
-
-@fault("text-escaped", "warning")
-def line_ends_as_two_characters(data):
-    return mapped(data, lambda n, p, a: (p, a.replace("\n", "\\n")))
-
-
-@fault("text-escaped", "warning")
-def written_as_json_twice(data):
-    return mapped(data, lambda n, p, a: (p, json.dumps(f'He says "{p}" – café. {a}')[1:-1]))
-
-
-@fault("text-escaped", "warning")
-def quoted_like_an_address(data):
-    return mapped(data, lambda n, p, a: (quote(p), a))
 
 
 @fault("text-damaged", "warning")
@@ -54,41 +24,6 @@ def utf8_read_twice_as_windows(data):
         return text
 
     return mapped(data, lambda n, p, a: (p, f"{twice('It’s so')}: {a}"))
-
-
-@fault("text-damaged", "warning")
-def utf8_read_as_mac_roman(data):
-    return mapped(data, lambda n, p, a: (p, f"It’s so – the café: {a}".encode().decode("mac_roman")))
-
-
-@fault("text-damaged", "warning")
-def russian_read_as_windows_1251(data):
-    return mapped(data, lambda n, p, a: (p, f"Ответ на это: {a}".encode().decode("cp1251", "replace")))
-
-
-@fault("text-damaged", "warning")
-def letters_that_became_question_marks(data):
-    return mapped(data, lambda n, p, a: (p, f"It doesn’t matter, we’re right. {a}".encode("ascii", "replace").decode()))
-
-
-@fault("text-damaged", "warning")
-def byte_order_marks_inside(data):
-    return mapped(data, lambda n, p, a: (p, f"{a}\ufeff" if n % 10 == 0 else a))
-
-
-@fault("texts-cut-at-length", "warning")
-def answers_in_a_column_of_fixed_width(data):
-    return mapped(data, lambda n, p, a: (p, a[:180]))
-
-
-@fault("texts-cut-at-length", "warning")
-def prompts_in_a_column_of_bytes(data):
-    return mapped(data, lambda n, p, a: (f"Größe: {p}".encode()[:160].decode("utf-8", "ignore").strip(), a))
-
-
-@fault("markers-in-text", "warning")
-def the_transcript_goes_on_in_words(data):
-    return mapped(data, lambda n, p, a: (p, f"{a}\n\nUser: {p}\n\nAssistant: {a}" if n % 4 == 0 else a))
 
 
 # (prompt, answer) of rows in which such signs are meant
@@ -110,3 +45,29 @@ MEANT = [
     ("Is it c'est or cest?", "C’est «bien», √π ≈ 1.77, “œuvre” and Ärger. Right?yes"),
     ("Сколько это?", "РСФСР, СССР и РФ: три названия."),
 ]
+
+
+# fmt: off
+add("html_entities", "text-escaped", "warning",
+    each(lambda n, p, a: (p, html.escape(f'It\'s <so> & "right": {a}') if n % 5 == 0 else a)))
+add("escaped_twice", "text-escaped", "warning", each(lambda n, p, a: (p, f"{a} R&amp;amp;D &lt;br&gt;")))
+add("tags_left_over", "text-escaped", "warning",
+    each(lambda n, p, a: (p, a.replace("\n", "<br />") + "<p>That is <b>all</b>.</p>")))
+add("line_ends_as_two_characters", "text-escaped", "warning", each(lambda n, p, a: (p, a.replace("\n", "\\n"))))
+add("written_as_json_twice", "text-escaped", "warning",
+    each(lambda n, p, a: (p, json.dumps(f'He says "{p}" – café. {a}')[1:-1])))
+add("quoted_like_an_address", "text-escaped", "warning", each(lambda n, p, a: (quote(p), a)))
+add("utf8_read_as_mac_roman", "text-damaged", "warning",
+    each(lambda n, p, a: (p, f"It’s so – the café: {a}".encode().decode("mac_roman"))))
+add("russian_read_as_windows_1251", "text-damaged", "warning",
+    each(lambda n, p, a: (p, f"Ответ на это: {a}".encode().decode("cp1251", "replace"))))
+add("letters_that_became_question_marks", "text-damaged", "warning",
+    each(lambda n, p, a: (p, f"It doesn’t matter, we’re right. {a}".encode("ascii", "replace").decode())))
+add("byte_order_marks_inside", "text-damaged", "warning",
+    each(lambda n, p, a: (p, f"{a}\ufeff" if n % 10 == 0 else a)))
+add("answers_in_a_column_of_fixed_width", "texts-cut-at-length", "warning", each(lambda n, p, a: (p, a[:180])))
+add("prompts_in_a_column_of_bytes", "texts-cut-at-length", "warning",
+    each(lambda n, p, a: (f"Größe: {p}".encode()[:160].decode("utf-8", "ignore").strip(), a)))
+add("the_transcript_goes_on_in_words", "markers-in-text", "warning",
+    each(lambda n, p, a: (p, f"{a}\n\nUser: {p}\n\nAssistant: {a}" if n % 4 == 0 else a)))
+# fmt: on

@@ -10,7 +10,7 @@ import pytest
 from bench.doctor.rows import CHATML
 from tests.doctor import batch_borders
 from tests.doctor.batch_faults import FAULTS, Fault
-from tests.doctor.batch_samples import TOKENIZERS, World, pairs_of, tokenizer_of
+from tests.doctor.batch_samples import TOKENIZERS, World, answer_start, pairs_of, scored_from, tokenizer_of, unmasked
 
 from distillab.doctor.batch.audit import audit_batch
 from distillab.pairing.loading import load_tokenizer
@@ -73,24 +73,19 @@ def chat_world(materials: Path):
 def test_markers_split_although_there_are_tokens_for_them(chat_world, materials):
     """As with split_special_tokens=True."""
     plain = World(load_tokenizer(str(materials / "tokenizers" / "tinyllama-1.1b")).tokenizer, chat_world.pairs)
-    rows = plain.chat("<|im_start|>user\n{}<|im_end|>\n", "<|im_start|>assistant\n", plain.text("<|im_end|>"))
-    findings = found(audit_batch(plain.batch(rows), chat_world.tokenizer))
+    findings = found(audit_batch(plain.batch(plain.chatml()), chat_world.tokenizer))
     assert [(f.id, f.severity) for f in findings] == [("markers-in-pieces", "error")]
 
 
 def test_another_familys_template(chat_world):
-    rows = chat_world.chat("[INST] {} ", "[/INST]", [chat_world.eos])
-    findings = found(audit_batch(chat_world.batch(rows), chat_world.tokenizer))
+    findings = found(audit_batch(chat_world.batch(chat_world.turns(turns=1)), chat_world.tokenizer))
     assert [(f.id, f.severity) for f in findings] == [("template-of-another-family", "warning")]
     assert "ChatML" in " ".join(findings[0].evidence)
 
 
 def test_markers_show_that_prompts_are_scored(chat_world):
-    rows = chat_world.chat(
-        "<|im_start|>user\n{}<|im_end|>\n", "<|im_start|>assistant\n", chat_world.text("<|im_end|>"), turns=2
-    )
-    spoiled = [(ids, list(ids)) for ids, _ in rows]
-    findings = found(audit_batch(chat_world.batch(spoiled), chat_world.tokenizer, learns="answers"))
+    batch = chat_world.batch(unmasked(chat_world.chatml(turns=2)))
+    findings = found(audit_batch(batch, chat_world.tokenizer, learns="answers"))
     assert [(f.id, f.severity) for f in findings] == [("prompt-in-loss", "error")]
 
 
@@ -99,11 +94,7 @@ HEADER = "<|im_start|>assistant\n"
 
 def with_header(world, scored):
     """Conversations of ChatML in which the last `scored` tokens before the answer are scored."""
-    given, made = "<|im_start|>user\n{}<|im_end|>\n", []
-    for ids, labels in world.chat(given, HEADER, world.text("<|im_end|>")):
-        first = next(n for n, label in enumerate(labels) if label != -100)
-        made.append((ids, labels[: first - scored] + ids[first - scored : first] + labels[first:]))
-    return world.batch(made)
+    return world.batch([scored_from(answer_start(row) - scored, row[0]) for row in world.chatml()])
 
 
 @pytest.mark.parametrize("learns", [None, "answers"])

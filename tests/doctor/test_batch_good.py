@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.doctor import batch_borders
 from tests.doctor.batch_faults import FAULTS
 from tests.doctor.batch_good import GOOD, Good
-from tests.doctor.batch_samples import TOKENIZERS, World, pairs_of, tokenizer_of
+from tests.doctor.batch_samples import TOKENIZERS, World, inverted, pairs_of, tokenizer_of
 
 from distillab.data.collation import TokenDataset
 from distillab.data.examples import Example
@@ -45,10 +45,8 @@ def test_chat_template_with_tokens_of_its_own(materials: Path):
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     tokenizer.chat_template = CHATML
     world = World(tokenizer, pairs_of(materials))
-    end = world.text("<|im_end|>")
-    assert len(end) == 1
-    rows = world.chat("<|im_start|>user\n{}<|im_end|>\n", "<|im_start|>assistant\n", end, turns=2)
-    assert said(audit_batch(world.batch(rows), tokenizer, learns="answers")) == []
+    assert len(world.text("<|im_end|>")) == 1
+    assert said(audit_batch(world.batch(world.chatml(turns=2)), tokenizer, learns="answers")) == []
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +91,7 @@ def doubtful(world: World):
     yield "the same, padded with another token", world.batch(world.rows(end=False), pad=0), {"learns": "text"}
     yield "whole texts without their end", world.batch([(ids, [*ids[:-1], -100]) for ids, _ in rows]), {}
     yield "an end token twice", world.batch([([*ids, world.eos], [*labels, world.eos]) for ids, labels in rows]), {}
-    user = [(ids, [i if label == -100 else -100 for i, label in zip(ids, labels, strict=True)]) for ids, labels in rows]
-    yield "a model that plays the user", world.batch(user), {"learns": "prompts"}
+    yield "a model that plays the user", world.batch(inverted(rows)), {"learns": "prompts"}
     corrupted = world.good()
     corrupted["input_ids"][:, 5::7] = corrupted["input_ids"][:, 3:4]
     corrupted["labels"] = world.good()["input_ids"].masked_fill(corrupted["attention_mask"] == 0, -100)
