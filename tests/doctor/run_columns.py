@@ -37,22 +37,15 @@ _NEAR = [value * 1.0001 for value in _SOUND["loss"]]
 _NO_NUMBER = ("loss-not-finite", "error")
 _CONSTANT = _rows(kd_loss=0.6931471805599453)
 
+# fmt: off
 FAULTS_OF_COLUMNS = [
     Case("a constant part, CSV", _csv(kd_loss=0.6931471805599453), "term-never-changes", "error"),
     Case("a constant part, JSON lines", lines(_CONSTANT), "term-never-changes", "error"),
     Case("a constant part, a JSON list", text("log.json", json.dumps(_CONSTANT)), "term-never-changes", "error"),
-    Case(
-        "a constant part, a trainer's state",
-        text("trainer_state.json", json.dumps({"log_history": _CONSTANT})),
-        "term-never-changes",
-        "error",
-    ),
-    Case(
-        "a constant part, printed",
-        text("train.log", "".join(f"{row}\n" for row in _rows(kd_loss=0.6931))),
-        "term-never-changes",
-        "error",
-    ),
+    Case("a constant part, a trainer's state", text("trainer_state.json", json.dumps({"log_history": _CONSTANT})),
+         "term-never-changes", "error"),
+    Case("a constant part, printed", text("train.log", "".join(f"{row}\n" for row in _rows(kd_loss=0.6931))),
+         "term-never-changes", "error"),
     Case("a constant part, in a group", _csv(**{"train/distill-kl": 1.234567}), "term-never-changes", "error"),
     Case("a constant part, few digits", _csv(kd_loss=0.7), "term-never-changes", "warning"),
     Case("a part that is zero", _csv(kd_loss=0.0, kd_weight=0.5), "term-never-changes", "warning"),
@@ -61,28 +54,23 @@ FAULTS_OF_COLUMNS = [
     Case("a constant loss of few digits", _csv(loss=2.3), "loss-never-changes", "warning"),
     Case("a constant norm", _csv(grad_norm=3.45678), "gradient-norm-never-changes", "warning"),
     Case("a norm after clipping", _csv(grad_norm=0.999999), "gradient-norm-never-changes", "note"),
-    Case(
-        "a constant accuracy",
-        _csv(eval_loss=curve(_STEPS, 3.0, 1.3, seed=8), eval_mean_token_accuracy=0.4375),
-        "evaluation-never-changes",
-        "warning",
-    ),
+    Case("a constant accuracy", _csv(eval_loss=curve(_STEPS, 3.0, 1.3, seed=8), eval_mean_token_accuracy=0.4375),
+         "evaluation-never-changes", "warning"),
 ]
+# fmt: on
 
+# fmt: off
 FAULTS_OF_COLUMNS += [
     Case("a part that became NaN", _csv(kd_loss=[0.5 + at / 99 for at in range(40)] + [math.nan] * 40), *_NO_NUMBER),
     Case("a part that is never added", _csv(ce_loss=_SOUND["loss"], kd_loss=_MOVING), "term-without-effect", "warning"),
     Case("a loss below zero", _csv(loss=[-value for value in _SOUND["loss"]]), "loss-negative", "warning"),
-    Case(
-        "a loss below zero, in nats",
-        _csv(loss=[-value for value in _SOUND["loss"]]),
-        "loss-negative",
-        "error",
-        {"vocabulary": 64},
-    ),
+    Case("a loss below zero, in nats", _csv(loss=[-value for value in _SOUND["loss"]]), "loss-negative", "error",
+         {"vocabulary": 64}),
     Case("the training loss is evaluated", _csv(eval_loss=_SOUND["loss"]), "evaluation-is-training", "error"),
 ]
+# fmt: on
 
+# fmt: off
 GOOD_COLUMNS = [
     Case("a part that is not measured at every step", _csv(kd_loss=_GAPS), severity="warning"),
     Case("a part that is never measured", _csv(kd_loss=math.nan), severity="warning"),
@@ -99,3 +87,4 @@ GOOD_COLUMNS = [
     Case("what does not move at the end", _csv(best_loss=1.234567, loss_scale=65536.0), severity="warning"),
     Case("words in a column", _csv(loss_type=["kd"] * _STEPS, kl=["n/a"] * _STEPS), severity="warning"),  # type: ignore[arg-type]
 ]
+# fmt: on
