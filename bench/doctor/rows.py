@@ -47,10 +47,11 @@ class Sample:
 
 
 def tokenizer_of(place: Place, name: str, *, pad: str | None = None) -> PreTrainedTokenizerFast:
-    """A real tokenizer; `pad` becomes its padding token (an existing token, or a new one)."""
+    """A real tokenizer; `pad` becomes its padding token (an existing token, or a new one). Equal calls share it."""
     return tokenizer_in(place.material("tokenizers", name), pad=pad)
 
 
+@cache
 def tokenizer_in(folder: Path, *, pad: str | None = None) -> PreTrainedTokenizerFast:
     """The same from any folder."""
     tokenizer = load_tokenizer(str(folder)).tokenizer
@@ -62,13 +63,6 @@ def tokenizer_in(folder: Path, *, pad: str | None = None) -> PreTrainedTokenizer
 @cache
 def _lines(path: Path) -> tuple[dict[str, str], ...]:
     return tuple(read_json_lines(path)[:400])
-
-
-def chatml_tokenizer(place: Place, name: str = "tinyllama-1.1b") -> PreTrainedTokenizerFast:
-    """A real tokenizer with the markers of ChatML as tokens."""
-    tokenizer = tokenizer_of(place, name, pad="<unk>")
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    return tokenizer
 
 
 def as_json_lines(rows: Sequence[Mapping[str, object]], path: Path) -> Path:

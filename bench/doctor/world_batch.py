@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -115,7 +116,7 @@ class Batches:
 
 @cache
 def _tokenizer(place: Place, name: str, pad: str, template: str | None) -> PreTrainedTokenizerFast:
-    tokenizer = tokenizer_of(place, name, pad=pad)
+    tokenizer = copy.deepcopy(tokenizer_of(place, name, pad=pad))
     if template == "chatml":
         tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
         tokenizer.eos_token = "<|im_end|>"

@@ -10,8 +10,10 @@ import pytest
 from tests.doctor.batch_samples import World, pairs_of, tokenizer_of
 
 from distillab.doctor.batch import audit
+from distillab.doctor.data import languages, teacher_sources
 
 _facts = cache(audit.token_facts)
+_language = cache(languages.language_of)
 
 
 @pytest.fixture
@@ -24,3 +26,10 @@ def world_of(materials: Path) -> Callable[[str], World]:
 def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each tokenizer is read once for all tests, and not once a call."""
     monkeypatch.setattr(audit, "token_facts", _facts)
+
+
+@pytest.fixture
+def languages_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The language of a text is found once for all tests."""
+    for module in (languages, teacher_sources):
+        monkeypatch.setattr(module, "language_of", _language)

@@ -12,6 +12,7 @@ from bench.doctor.score import run_cases
 CASES = [case for part in QUICK for case in part if case.set_up != "ours"]
 
 
+@pytest.mark.usefixtures("read_once")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_case_is_judged_rightly(case: Case, materials: Path, tmp_path: Path) -> None:
     (judged,) = run_cases([case], Place(materials, tmp_path))

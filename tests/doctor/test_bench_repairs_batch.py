@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from bench.doctor.rows import IGNORED, Rows, batches, padded, samples, scored, s
 from transformers import DataCollatorForLanguageModeling
 
 from distillab.doctor import audit_batch
+
+pytestmark = pytest.mark.usefixtures("read_once")
 
 
 @pytest.fixture
@@ -99,7 +102,7 @@ def test_an_end_marker_in_pieces(place: Place) -> None:
 
 @pytest.mark.parametrize("mlm", [True, False])
 def test_the_collator_with_and_without_a_mask(place: Place, mlm: bool) -> None:
-    tokenizer = tokenizer_of(place, "tinyllama-1.1b", pad="<unk>")
+    tokenizer = copy.deepcopy(tokenizer_of(place, "tinyllama-1.1b", pad="<unk>"))
     tokenizer.add_special_tokens({"mask_token": "<mask>"})
     collate = DataCollatorForLanguageModeling(tokenizer, mlm=mlm, seed=0)
     given = collate([{"input_ids": one.ids} for one in samples(tokenizer, tasks(place, 8))])
@@ -136,3 +139,17 @@ def test_rows_of_the_longest_length_that_ended_by_themselves(place: Place) -> No
     assert "answers-truncated" in found([(one.ids[:127] + end, one.labels[:127] + end) for one in made])
     assert "answers-truncated" not in found([(one.ids[-127:] + end, one.labels[-127:] + end) for one in made])
     assert "answers-truncated" not in found([(one.ids + end, one.labels + end) for one in made])
+
+
+def test_rows_that_lost_their_beginning(place: Place) -> None:
+    tokenizer = tokenizer_of(place, "tinyllama-1.1b")
+    ids = tokenizer(" ".join(f"word {n}" for n in range(40))).input_ids
+    short = (ids[:12], ids[:12])
+    (found,) = (
+        finding
+        for one in audit_batch(padded([short, (ids[1:21], ids[1:21]), (ids[5:25], ids[5:25])], 0), tokenizer)
+        for finding in one.findings
+        if finding.id == "bos-missing"
+    )
+    assert found.title == "The longest rows have lost their beginning."
+    assert "bos-missing" not in _said(padded([short, (ids[:20], ids[:20]), (ids[:20], ids[:20])], 0), tokenizer)

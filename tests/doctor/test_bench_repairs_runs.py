@@ -1,4 +1,4 @@
-"""What the unseen cases of losses and runs have shown to be missed, or called by another name; with good neighbours."""
+"""What the bench's losses and runs have shown to be missed, or called by another name; with good neighbours."""
 
 from __future__ import annotations
 
@@ -184,3 +184,44 @@ def test_a_rate_that_is_gone_where_nothing_was_left_to_learn(tmp_path: Path) -> 
 
 def test_a_low_loss_at_a_rate_that_is_gone_is_a_note(tmp_path: Path) -> None:
     assert _found(tmp_path, _falls(2.0, 6), EPOCHS_TAKEN_AT_STEPS)[SHORT] == "note"
+
+
+# ---------------------------------------------------------------- what its first run has shown
+
+
+def _fell(to: float, pace: float, steps: int) -> list[float]:
+    """A fall to that loss from log V above it."""
+    return [to + LOG_V * math.exp(-step / pace) for step in range(steps)]
+
+
+def test_a_first_loss_far_above_log_v_is_no_multiple_where_the_held_out_loss_is_as_large(tmp_path: Path) -> None:
+    losses = [8.02 * LOG_V, *(6 + 44 * math.exp(-step / 15) for step in range(1, 120))]
+    found = _found(tmp_path, losses, held_out=losses[9::10])
+    assert "initial-loss-far-from-uniform" in found
+    assert "accumulation-rescales" not in found
+
+
+def test_a_softmax_taken_twice_stays_near_log_v(tmp_path: Path) -> None:
+    losses = [LOG_V - 0.13 * min(1.0, step / 50) for step in range(120)]
+    assert "loss-flat-near-uniform" in _found(tmp_path, losses)
+
+
+def test_both_losses_at_a_hundredth_of_log_v(tmp_path: Path) -> None:
+    losses = [0.07 + (LOG_V - 0.07) * math.exp(-step / 20) for step in range(250)]
+    assert "loss-too-good" in _found(tmp_path, losses, held_out=losses[9::10])
+    assert "loss-too-good" not in _found(tmp_path, losses, held_out=[loss + 0.05 for loss in losses[9::10]])
+
+
+def test_one_broken_batch_in_fifteen(tmp_path: Path) -> None:
+    assert "loss-spikes" in _found(tmp_path, [4.6 + 3.0 * (step % 15 == 14) for step in range(120)])
+    assert "loss-spikes" not in _found(tmp_path, [4.6] * 120)
+
+
+def test_rows_learned_by_heart_beyond_log_v_are_overfitting_too(tmp_path: Path) -> None:
+    found = _found(tmp_path, _fell(0.05, 40, 250), held_out=[5.0 + 8.0 * at / 24 for at in range(25)])
+    assert {"overfitting", "held-out-above-uniform"} <= set(found)
+
+
+def test_weights_thrown_at_the_start(tmp_path: Path) -> None:
+    assert "loss-diverges" in _found(tmp_path, [LOG_V, *(40 * math.exp(-at / 40) + 5 for at in range(119))])
+    assert "loss-diverges" not in _found(tmp_path, _fell(0.0, 400, 120))

@@ -31,6 +31,7 @@ def found(subject: DataSubject) -> dict[str, str]:
     return said
 
 
+@pytest.mark.usefixtures("languages_once")
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
 def test_a_planted_fault_is_found(fault: Fault, data: Data) -> None:
     said = found(fault.spoil(data))
@@ -47,6 +48,7 @@ def test_every_id_is_planted() -> None:
     assert ids - {"unknown-tokens"} == {fault.id for fault in FAULTS}
 
 
+@pytest.mark.usefixtures("languages_once")
 @pytest.mark.parametrize("row", MEANT, ids=[prompt for prompt, _ in MEANT])
 def test_escapes_that_are_meant_are_left_in_peace(row: tuple[str, str], data: Data) -> None:
     """One such row of six: more than any share that would be a warning."""
