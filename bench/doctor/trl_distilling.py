@@ -20,16 +20,6 @@ from distillab.doctor import audit_loss
 from distillab.records import CheckResult
 
 
-def gkd_chats(world: World) -> Any:
-    """GKDTrainer on chats, as its documentation has it."""
-    return _chats(world, GKDTrainer, plain(GKDConfig, **_FEW, lmbda=0.0, beta=0.0, max_length=1024))
-
-
-def gold_chats(world: World) -> Any:
-    """GOLDTrainer on chats with one tokenizer."""
-    return _chats(world, GOLDTrainer, plain(GOLDConfig, **_FEW, lmbda=0.0, beta=0.0, max_length=1024))
-
-
 def gkd_head_of_the_prompt_cut(world: World) -> Any:
     """Rows longer than max_length lose their beginning, the begin token with it."""
     tokenizer = world.tokenizer("tinyllama-1.1b", "<unk>", LLAMA)
@@ -44,11 +34,6 @@ def gkd_head_of_the_prompt_cut(world: World) -> Any:
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
-
-
-def gkd_run(world: World) -> Any:
-    """A short run from the real small teacher."""
-    return _distil(world, GKDTrainer, plain(GKDConfig, lmbda=0.0, beta=0.0, **_RUN))
 
 
 def gkd_accumulated(world: World) -> Any:
@@ -131,24 +116,6 @@ def gold_uld_loss(world: World, *, merge: str) -> CheckResult:
     return audit_loss(function, takes=("student_logits", "teacher_logits", "labels"), given="sequences")
 
 
-DISTILLING: dict[str, Callable[[World], Any]] = {
-    "gkd_chats": gkd_chats,
-    "gold_chats": gold_chats,
-    "gkd_head_of_the_prompt_cut": gkd_head_of_the_prompt_cut,
-    "gkd_run": gkd_run,
-    "gkd_accumulated": gkd_accumulated,
-    "gkd_nothing_scored": gkd_nothing_scored,
-    "gold_accumulated": gold_accumulated,
-    "gold_temperature_zero": gold_temperature_zero,
-    "gkd_loss_forward": functools.partial(gkd_loss, beta=0.0),
-    "gkd_loss_jensen_shannon": functools.partial(gkd_loss, beta=0.5),
-    "gkd_loss_reverse": functools.partial(gkd_loss, beta=1.0),
-    "gkd_loss_temperature": gkd_loss_temperature,
-    "gold_loss": gold_loss,
-    "gold_uld_observed": functools.partial(gold_uld_loss, merge="observed"),
-    "gold_uld_bayesian": functools.partial(gold_uld_loss, merge="bayesian"),
-}
-
 _TAKES = ("student_logits", "teacher_logits", "labels", "attention_mask")
 _FEW: dict[str, Any] = {"max_steps": 3, "per_device_train_batch_size": 4}
 _RUN: dict[str, Any] = {
@@ -214,3 +181,29 @@ class _GivenLogits(nn.Module):
     def forward(self, **inputs: object) -> CausalLMOutput:
         """The logits that were given."""
         return CausalLMOutput(logits=self.logits)
+
+
+# fmt: off
+DISTILLING: dict[str, Callable[[World], Any]] = {
+    # GKDTrainer on chats, as its documentation has it.
+    "gkd_chats": lambda world: _chats(world, GKDTrainer,
+        plain(GKDConfig, **_FEW, lmbda=0.0, beta=0.0, max_length=1024)),
+    # GOLDTrainer on chats with one tokenizer.
+    "gold_chats": lambda world: _chats(world, GOLDTrainer,
+        plain(GOLDConfig, **_FEW, lmbda=0.0, beta=0.0, max_length=1024)),
+    "gkd_head_of_the_prompt_cut": gkd_head_of_the_prompt_cut,
+    # A short run from the real small teacher.
+    "gkd_run": lambda world: _distil(world, GKDTrainer, plain(GKDConfig, lmbda=0.0, beta=0.0, **_RUN)),
+    "gkd_accumulated": gkd_accumulated,
+    "gkd_nothing_scored": gkd_nothing_scored,
+    "gold_accumulated": gold_accumulated,
+    "gold_temperature_zero": gold_temperature_zero,
+    "gkd_loss_forward": functools.partial(gkd_loss, beta=0.0),
+    "gkd_loss_jensen_shannon": functools.partial(gkd_loss, beta=0.5),
+    "gkd_loss_reverse": functools.partial(gkd_loss, beta=1.0),
+    "gkd_loss_temperature": gkd_loss_temperature,
+    "gold_loss": gold_loss,
+    "gold_uld_observed": functools.partial(gold_uld_loss, merge="observed"),
+    "gold_uld_bayesian": functools.partial(gold_uld_loss, merge="bayesian"),
+}
+# fmt: on

@@ -30,11 +30,6 @@ _ENOUGH = 4
 _FEW: dict[str, Any] = {"max_steps": 3, "per_device_train_batch_size": 4}
 
 
-def completion(world: World) -> SFTTrainer:
-    """prompt and completion, as the documentation has it."""
-    return _sft(world, "tinyllama-1.1b", "<unk>", world.sums(24))
-
-
 def completion_mask_ignored(world: World) -> SFTTrainer:
     """A tokenised data set with a completion_mask, which SFTTrainer does not read unless it is told to."""
     tokenizer = world.tokenizer("tinyllama-1.1b", "<unk>")
@@ -52,37 +47,10 @@ def one_text_column(world: World) -> SFTTrainer:
     return _sft(world, "mistral-7b-v0.1", "<unk>", Dataset.from_list(rows))
 
 
-def plain_texts(world: World) -> SFTTrainer:
-    """Stories, all of them learned."""
-    return _sft(world, "gpt2", "<|pad|>", world.stories(24))
-
-
-def cut_at_the_length(world: World) -> SFTTrainer:
-    """max_length is shorter than most rows; nothing is said."""
-    return _sft(world, "tinyllama-1.1b", "<unk>", world.sums(32), max_length=128)
-
-
 def begin_token_twice(world: World) -> SFTTrainer:
     """The text was made by a template that begins with <s>."""
     rows = [{"text": f"<s>[INST] {row['prompt']} [/INST]{row['completion']}"} for row in world.sums(24)]
     return _sft(world, "tinyllama-1.1b", "<unk>", Dataset.from_list(rows))
-
-
-def wrapped_packing(world: World) -> SFTTrainer:
-    """packing_strategy "wrapped": rows of equal length, whatever stands in them."""
-    return _sft(
-        world, "tinyllama-1.1b", "<unk>", world.sums(48), packing=True, packing_strategy="wrapped", max_length=256
-    )
-
-
-def best_fit_packing(world: World) -> SFTTrainer:
-    """packing=True: whole samples, with position ids."""
-    return _sft(world, "tinyllama-1.1b", "<unk>", world.sums(48), packing=True, max_length=512)
-
-
-def padding_free(world: World) -> SFTTrainer:
-    """Samples of a batch in one row, with position ids."""
-    return _sft(world, "mistral-7b-v0.1", "<unk>", world.sums(24), padding_free=True, max_length=None)
 
 
 def collator_of_transformers(world: World) -> SFTTrainer:
@@ -149,16 +117,6 @@ def nothing_scored(world: World) -> SFTTrainer:
     )
 
 
-def tokens_of_the_teacher(world: World) -> SFTTrainer:
-    """The rows are tokenised with the teacher's tokenizer (Mistral); the student is TinyLlama."""
-    return _sft(world, "mistral-7b-v0.1", "<unk>", world.sums(32))
-
-
-def good_run(world: World) -> SFTTrainer:
-    """A short run with a cosine, an evaluation every 25 steps."""
-    return _run(world, learning_rate=3e-3, lr_scheduler_type="cosine", warmup_steps=10)
-
-
 def lora_run(world: World) -> SFTTrainer:
     """LoRA on the real small model."""
     from peft import LoraConfig
@@ -172,72 +130,6 @@ def lora_run(world: World) -> SFTTrainer:
         processing_class=tokenizer,
         peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
     )
-
-
-def accumulated_run(world: World) -> SFTTrainer:
-    """Microbatches of 2, four to a step: SFTTrainer counts them rightly."""
-    return _run(world, learning_rate=3e-3, per_device_train_batch_size=2, gradient_accumulation_steps=4)
-
-
-def nan_run(world: World) -> SFTTrainer:
-    """A learning rate of 1e10: NaN from the second step on, printed as 0.0."""
-    return _run(world, learning_rate=1e10, max_steps=40)
-
-
-def rate_far_too_high(world: World) -> SFTTrainer:
-    """0.5 where 3e-3 is right."""
-    return _run(world, learning_rate=0.5, lr_scheduler_type="constant")
-
-
-def rate_zero(world: World) -> SFTTrainer:
-    """A learning rate that a configuration file has rounded to 0."""
-    return _run(world, learning_rate=0.0)
-
-
-def rate_far_too_low(world: World) -> SFTTrainer:
-    """3e-6 for a student that begins with random weights."""
-    return _run(world, learning_rate=3e-6, lr_scheduler_type="constant")
-
-
-def warmup_longer_than_the_run(world: World) -> SFTTrainer:
-    """warmup_steps of another run that was much longer."""
-    return _run(world, learning_rate=3e-3, warmup_steps=5000)
-
-
-def few_rows_many_epochs(world: World) -> SFTTrainer:
-    """24 rows, read again and again."""
-    return _run(world, learning_rate=3e-3, rows=24, max_steps=300, lr_scheduler_type="constant")
-
-
-SFT: dict[str, Callable[[World], Any]] = {
-    function.__name__: function
-    for function in (
-        completion,
-        completion_mask_ignored,
-        one_text_column,
-        plain_texts,
-        cut_at_the_length,
-        begin_token_twice,
-        wrapped_packing,
-        best_fit_packing,
-        padding_free,
-        collator_of_transformers,
-        assistant_turns,
-        markers_nobody_added,
-        another_familys_wording,
-        nothing_scored,
-        tokens_of_the_teacher,
-        good_run,
-        lora_run,
-        accumulated_run,
-        nan_run,
-        rate_far_too_high,
-        rate_zero,
-        rate_far_too_low,
-        warmup_longer_than_the_run,
-        few_rows_many_epochs,
-    )
-}
 
 
 def _sft(world: World, name: str, pad: str, rows: Dataset, **settings: Any) -> SFTTrainer:
@@ -259,6 +151,56 @@ def _run(world: World, *, rows: int = 1200, max_steps: int = 120, **settings: An
         eval_dataset=world.stories(40, start=1500),
         processing_class=tokenizer,
     )
+
+
+# fmt: off
+SFT: dict[str, Callable[[World], Any]] = {
+    # prompt and completion, as the documentation has it.
+    "completion": lambda world: _sft(world, "tinyllama-1.1b", "<unk>", world.sums(24)),
+    "completion_mask_ignored": completion_mask_ignored,
+    "one_text_column": one_text_column,
+    # Stories, all of them learned.
+    "plain_texts": lambda world: _sft(world, "gpt2", "<|pad|>", world.stories(24)),
+    # max_length is shorter than most rows; nothing is said.
+    "cut_at_the_length": lambda world: _sft(world, "tinyllama-1.1b", "<unk>", world.sums(32), max_length=128),
+    "begin_token_twice": begin_token_twice,
+    # packing_strategy "wrapped": rows of equal length, whatever stands in them.
+    "wrapped_packing": lambda world: _sft(world, "tinyllama-1.1b", "<unk>", world.sums(48), packing=True,
+        packing_strategy="wrapped", max_length=256),
+    # packing=True: whole samples, with position ids.
+    "best_fit_packing": lambda world: _sft(world, "tinyllama-1.1b", "<unk>", world.sums(48), packing=True,
+        max_length=512),
+    # Samples of a batch in one row, with position ids.
+    "padding_free": lambda world: _sft(world, "mistral-7b-v0.1", "<unk>", world.sums(24), padding_free=True,
+        max_length=None),
+    "collator_of_transformers": collator_of_transformers,
+    "assistant_turns": assistant_turns,
+    "markers_nobody_added": markers_nobody_added,
+    "another_familys_wording": another_familys_wording,
+    "nothing_scored": nothing_scored,
+    # The rows are tokenised with the teacher's tokenizer (Mistral); the student is TinyLlama.
+    "tokens_of_the_teacher": lambda world: _sft(world, "mistral-7b-v0.1", "<unk>", world.sums(32)),
+    # A short run with a cosine, an evaluation every 25 steps.
+    "good_run": lambda world: _run(world, learning_rate=3e-3, lr_scheduler_type="cosine", warmup_steps=10),
+    "lora_run": lora_run,
+    # Microbatches of 2, four to a step: SFTTrainer counts them rightly.
+    "accumulated_run": lambda world: _run(world, learning_rate=3e-3, per_device_train_batch_size=2,
+        gradient_accumulation_steps=4),
+    # A learning rate of 1e10: NaN from the second step on, printed as 0.0.
+    "nan_run": lambda world: _run(world, learning_rate=1e10, max_steps=40),
+    # 0.5 where 3e-3 is right.
+    "rate_far_too_high": lambda world: _run(world, learning_rate=0.5, lr_scheduler_type="constant"),
+    # A learning rate that a configuration file has rounded to 0.
+    "rate_zero": lambda world: _run(world, learning_rate=0.0),
+    # 3e-6 for a student that begins with random weights.
+    "rate_far_too_low": lambda world: _run(world, learning_rate=3e-6, lr_scheduler_type="constant"),
+    # warmup_steps of another run that was much longer.
+    "warmup_longer_than_the_run": lambda world: _run(world, learning_rate=3e-3, warmup_steps=5000),
+    # 24 rows, read again and again.
+    "few_rows_many_epochs": lambda world: _run(world, learning_rate=3e-3, rows=24, max_steps=300,
+        lr_scheduler_type="constant"),
+}
+# fmt: on
 
 
 def main(arguments: list[str]) -> int:

@@ -86,11 +86,11 @@ def gkd_short_run(world: World) -> Any:
 
 
 WATCHED: dict[str, tuple[Callable[[World], Any], Learns | None]] = {
-    "sft": (trl_runs.completion, "answers"),
+    "sft": (trl_runs.SFT["completion"], "answers"),
     "sft chats": (trl_runs.assistant_turns, "answers"),
-    "sft packed": (trl_runs.best_fit_packing, "answers"),
+    "sft packed": (trl_runs.SFT["best_fit_packing"], "answers"),
     "sft run": (sft_short_run, "text"),
-    "gkd": (trl_distilling.gkd_chats, "answers"),
+    "gkd": (trl_distilling.DISTILLING["gkd_chats"], "answers"),
     "gkd on-policy": (gkd_on_policy, "answers"),
     "gkd run": (gkd_short_run, "text"),
     "sft mask not read": (trl_runs.completion_mask_ignored, "answers"),
@@ -98,8 +98,8 @@ WATCHED: dict[str, tuple[Callable[[World], Any], Learns | None]] = {
     "sft no completion": (trl_runs.nothing_scored, "text"),
     "sft pad is eos": (trl_runs.collator_of_transformers, None),
     "sft other tokenizer": (functools.partial(tokenizer_of_the_teacher, gkd=False), "answers"),
-    "sft nan": (trl_runs.nan_run, "text"),
-    "sft rate zero": (trl_runs.rate_zero, "text"),
+    "sft nan": (trl_runs.SFT["nan_run"], "text"),
+    "sft rate zero": (trl_runs.SFT["rate_zero"], "text"),
     "gkd nothing scored": (trl_distilling.gkd_nothing_scored, "answers"),
     "gkd other tokenizer": (functools.partial(tokenizer_of_the_teacher, gkd=True), "answers"),
     "gkd head cut": (trl_distilling.gkd_head_of_the_prompt_cut, "answers"),
