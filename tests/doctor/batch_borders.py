@@ -1,16 +1,17 @@
 """Masks of other kinds, masks that end before the prompt does, labels of short answers: spoiled, and their near misses.
 
-Importing this registers them beside the others.
+FAULTS and GOOD hold these and the others.
 """
 
 from __future__ import annotations
 
 import torch
+from tests.doctor.batch_faults import FAULTS as FAULTS
 from tests.doctor.batch_faults import add, fault, prompt_in_answer_out
+from tests.doctor.batch_good import GOOD as GOOD
 from tests.doctor.batch_good import add_good, good
 from tests.doctor.batch_samples import ROWS, Batch, Row, World, answer_start, changed, scored_from, two_sided
 
-IMPORTED = True
 TWO = ("tinyllama-1.1b", "gpt2")
 LEAST = torch.finfo(torch.float32).min
 

@@ -8,8 +8,6 @@ from urllib.parse import quote
 
 from tests.doctor.data_faults import add, each, fault, mapped
 
-IMPORTED = True
-
 
 @fault("text-escaped", "warning")
 def numbered_entities_in_the_prompts(data):

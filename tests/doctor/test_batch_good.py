@@ -10,9 +10,8 @@ import torch
 from bench.doctor.rows import CHATML
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.doctor import batch_borders
-from tests.doctor.batch_faults import FAULTS
-from tests.doctor.batch_good import GOOD, Good
+from tests.doctor.batch_borders import FAULTS, GOOD
+from tests.doctor.batch_good import Good
 from tests.doctor.batch_samples import TOKENIZERS, World, inverted, pairs_of, tokenizer_of
 
 from distillab.data.collation import TokenDataset
@@ -32,11 +31,6 @@ def test_a_good_batch_is_left_in_peace(case: Good, name: str, world_of, read_onc
     world = world_of(name)
     findings = said(audit_batch(case.make(world), world.tokenizer, **case.said))
     assert set(findings) <= {("note", id) for id in case.notes}
-
-
-def test_there_are_enough_of_them():
-    assert batch_borders.IMPORTED
-    assert len(GOOD) >= 30
 
 
 def test_chat_template_with_tokens_of_its_own(materials: Path):

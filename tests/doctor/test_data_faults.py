@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,6 @@ from tests.doctor.data_samples import Data, conversations, dolly, pairs, stories
 from distillab.doctor.data.audit import audit_data, run_data_checks
 from distillab.doctor.data.subject import DataSubject, TeacherText
 from distillab.errors import ConfigError, DataError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +34,6 @@ def test_a_planted_fault_is_found(fault: Fault, data: Data) -> None:
     said = found(fault.spoil(data))
     assert said.get(fault.id) == fault.severity, said
     assert {id for id, severity in said.items() if severity == "error"} <= {fault.id}
-
-
-def test_every_id_is_planted() -> None:
-    ids = {
-        id
-        for path in (ROOT / "src" / "distillab" / "doctor" / "data").glob("*.py")
-        for id in re.findall(r'from_page\(\s*"([a-z0-9-]+)"', path.read_text(encoding="utf-8"))
-    }
-    assert ids - {"unknown-tokens"} == {fault.id for fault in FAULTS}
 
 
 @pytest.mark.usefixtures("languages_once")
