@@ -39,7 +39,6 @@ from distillab.runs.run import execute
 from distillab.study.study import Study
 from distillab.study.workers import run_jobs
 
-OTHER, SAME = "teacher-mistral-tokens", "teacher-student-tokens"
 PAIRS = {
     "mistral-tinyllama": ("mistral-7b-v0.1", "tinyllama-1.1b"),
     "mistral-tok512": ("mistral-7b-v0.1", "tok512"),
@@ -69,16 +68,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.output is None:
         own = "" if options.pair == "mistral-tinyllama" else f"-{options.pair}"
         options.output = OUTPUT / f"across-tokenizers{own}"
-    data = write_rows(options.materials / "text" / "gsm8k" / "train.jsonl", options.output / "rows")
+    data = write_rows(options.materials / "text" / "gsm8k" / "train.jsonl", options.shared / "rows")
     tokenizers = [options.materials / "tokenizers" / name for name in PAIRS[options.pair]]
+    teachers = [options.shared / "teachers" / folder.name for folder in tokenizers]
     jobs = [
-        partial(_train_teacher, options.output, data, name, folder, options.steps)
-        for name, folder in zip((OTHER, SAME), tokenizers, strict=True)
+        partial(_train_teacher, output, data, folder, options.steps)
+        for output, folder in zip(teachers, tokenizers, strict=True)
     ]
     run_jobs(jobs, workers=options.workers)
     if options.teachers_only:
         return 0
-    recipe = study_recipe(options.output, data, tokenizers[1], arms=options.arms, seeds=options.seeds)
+    recipe = study_recipe(
+        options.output, data, tokenizers[1], teachers=teachers, arms=options.arms, seeds=options.seeds
+    )
     recipe = recipe.model_copy(update={"workers": options.workers})
     results = (
         Study(recipe, reproduce=f"python -m bench.across_tokenizers --pair {options.pair}").showing_mismatches().run()
@@ -105,20 +107,30 @@ def write_rows(source: Path, folder: Path) -> dict[str, Path]:
 
 
 def study_recipe(
-    output: Path, data: dict[str, Path], tokenizer: Path, *, arms: Sequence[str], seeds: Sequence[int]
+    output: Path,
+    data: dict[str, Path],
+    tokenizer: Path,
+    *,
+    teachers: Sequence[Path],
+    arms: Sequence[str],
+    seeds: Sequence[int],
 ) -> StudyRecipe:
-    """The study, with the student's tokenizer; `arms` beside SFT, in the order of `all_arms`."""
+    """The study, with the student's tokenizer; `arms` beside SFT, in the order of `all_arms`.
+
+    Args:
+        teachers: their runs; the second has the student's tokens.
+    """
     ids = _IDS[tokenizer.name]
     return StudyRecipe(
         title="Across tokenizers, on real tokenizers and real text",
         student=StudentConfig(
-            path=str(_shape(output / "shapes" / "student", width=64, layers=2, ids=ids)),
+            path=str(_shape(output / "shape", width=64, layers=2, ids=ids)),
             tokenizer=str(tokenizer),
             init="random",
         ),
-        teacher=TeacherConfig(path=str(output / OTHER / "student")),
+        teacher=TeacherConfig(path=str(teachers[0] / "student")),
         data=_data(data["train"], data["held_out"], ids),
-        arms=(ArmConfig(name="sft", method="sft"), *(arm for arm in all_arms(output) if arm.name in arms)),
+        arms=(ArmConfig(name="sft", method="sft"), *(arm for arm in all_arms(teachers[1]) if arm.name in arms)),
         seeds=tuple(seeds),
         teacher_answers=TeacherAnswersConfig(sample=True, max_new_tokens=160, batch_size=50, keep_cut_off=True),
         training=TrainingConfig(
@@ -129,8 +141,8 @@ def study_recipe(
     )
 
 
-def all_arms(output: Path) -> list[ArmConfig]:
-    """Every arm beside SFT."""
+def all_arms(same_tokens: Path) -> list[ArmConfig]:
+    """Every arm beside SFT; `same_tokens` is the run of the teacher with the student's tokens."""
     by_id = (TokenDivergenceConfig(),)
     return [
         ArmConfig(name="seqkd", method="seqkd"),
@@ -148,17 +160,17 @@ def all_arms(output: Path) -> list[ArmConfig]:
             name="ceiling-logits",
             method="logits",
             terms=by_id,
-            teacher=TeacherConfig(path=str(output / SAME / "student")),
+            teacher=TeacherConfig(path=str(same_tokens / "student")),
         ),
     ]
 
 
-def _train_teacher(output: Path, data: dict[str, Path], name: str, tokenizer: Path, steps: int) -> None:
+def _train_teacher(output: Path, data: dict[str, Path], tokenizer: Path, steps: int) -> None:
     execute(
         RunRecipe(
-            name=name,
+            name=f"teacher-{tokenizer.name}",
             student=StudentConfig(
-                path=str(_shape(output / "shapes" / name, width=128, layers=4, ids=_IDS[tokenizer.name])),
+                path=str(_shape(output.parent / "shapes" / output.name, width=128, layers=4, ids=_IDS[tokenizer.name])),
                 tokenizer=str(tokenizer),
                 init="random",
             ),
@@ -168,7 +180,7 @@ def _train_teacher(output: Path, data: dict[str, Path], name: str, tokenizer: Pa
                 steps=steps, batch_size=8, learning_rate=4e-3, warmup_steps=40, evaluate_every=100, device="cpu"
             ),
             evaluation=_EVALUATION,
-            output=str(output / name),
+            output=str(output),
         )
     )
 
@@ -204,7 +216,9 @@ def _parser() -> argparse.ArgumentParser:
     names = [arm.name for arm in all_arms(Path())]
     materials = Path(os.environ.get("DISTILLAB_MATERIALS", "../shared/data"))
     parser.add_argument("--materials", type=Path, default=materials, help="folder with tokenizers/ and text/")
-    parser.add_argument("--output", type=Path, help="folder of all that is made")
+    parser.add_argument("--output", type=Path, help="folder of the study")
+    shared = OUTPUT / "across-shared"
+    parser.add_argument("--shared", type=Path, default=shared, help="folder of rows and teachers, which pairs share")
     parser.add_argument("--pair", choices=PAIRS, default="mistral-tinyllama", help="tokenizers of teacher and student")
     parser.add_argument("--steps", type=int, default=400, help="of each teacher")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

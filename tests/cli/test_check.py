@@ -38,8 +38,11 @@ def test_the_tokens_that_the_student_writes_in_place_of_one(app: typer.Typer, ma
     assert "after ' gar': 'd' 100.0% (6)" in result.output
     assert isinstance(run(app, *pair, "--transport", " gardenish").exception, ConfigError)
     assert isinstance(run(app, *pair, "--transport", " garden", "--json").exception, ConfigError)
-    sample = run(app, *pair, "--transport", " garden")
+    assert "is missing" in str(run(app, *pair, "--transport", "").exception)
+    assert "never occurred" not in result.output
+    sample = run(app, *pair, "--transport", " Ukrainian")
     assert "the sample that ships with distillab" in sample.output
+    assert "(0); it never occurred" in sample.output
 
 
 def test_pair_that_cannot_share_tokens(app: typer.Typer, materials: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def show_transport(teacher: LoadedTokenizer, student: LoadedTokenizer, token: st
         token: its text.
         data: rows to count on; None: the sample that ships with distillab.
     Raises:
-        ConfigError: the teacher has no such token.
+        ConfigError: the teacher has no such token, or the text is empty.
     """
     from distillab.alignment.transport import PRIOR
     from distillab.cli.check import texts_in
@@ -33,6 +33,8 @@ def show_transport(teacher: LoadedTokenizer, student: LoadedTokenizer, token: st
     from distillab.pairing.sample import SAMPLE, SAMPLE_SOURCE
 
     written = token.encode()
+    if not written:
+        raise ConfigError("The text of a token is missing.", where="--transport", fix='write one, as in " there"')
     ids = [id_ for id_, meaning in enumerate(teacher.meanings) if meaning.kind == "text" and meaning.data == written]
     if not ids:
         pieces = canonical_pieces(teacher.tokenizer, teacher.meanings)([written])[0]
@@ -56,7 +58,8 @@ def show_transport(teacher: LoadedTokenizer, student: LoadedTokenizer, token: st
         said = ", ".join(
             f"{shown(student.meanings[one.student_id])} {one.share:.1%} ({one.times:,})" for one in row[:_MOST]
         )
-        console.print(f"  {place}: {said}{', …' if len(row) > _MOST else ''}")
+        never = "" if any(one.times for one in row) else "; it never occurred: this is how the student writes it alone"
+        console.print(f"  {place}: {said}{', …' if len(row) > _MOST else ''}{never}")
 
 
 def _counted(teacher: LoadedTokenizer, student: LoadedTokenizer, texts: Sequence[str]) -> TransportCounts:
