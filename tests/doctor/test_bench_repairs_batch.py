@@ -129,7 +129,8 @@ def test_where_positions_begin(place: Place, begin: int | None, absolute: bool |
 def test_rows_of_the_longest_length_that_ended_by_themselves(place: Place) -> None:
     """Prompts that were cut at the front to keep the answer whole, and answers that end in a number or a word."""
     tokenizer = tokenizer_of(place, "gpt2", pad="<|pad|>")
-    made = [one for one in samples(tokenizer, sums(place, 60), eos=False) if len(one.answer) <= 90]
+    every = samples(tokenizer, sums(place, 60), eos=False)
+    made = [one for one in every if len(one.answer) <= 90]
     end = [tokenizer.eos_token_id]
     assert tokenizer.pad_token_id is not None
 
@@ -137,6 +138,8 @@ def test_rows_of_the_longest_length_that_ended_by_themselves(place: Place) -> No
         return set(_said(padded(rows, tokenizer.pad_token_id), tokenizer))
 
     assert "answers-truncated" in found([(one.ids[:127] + end, one.labels[:127] + end) for one in made])
+    in_sentences = [one for one in every if len(one.prompt) <= 90]
+    assert "answers-truncated" in found([(one.ids[:127] + end, one.labels[:127] + end) for one in in_sentences])
     assert "answers-truncated" not in found([(one.ids[-127:] + end, one.labels[-127:] + end) for one in made])
     assert "answers-truncated" not in found([(one.ids + end, one.labels + end) for one in made])
 
