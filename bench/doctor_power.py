@@ -26,8 +26,7 @@ from distillab.data.encoding import EncodedRow
 from distillab.data.reading import load_reader
 from distillab.data.row_examples import to_examples
 from distillab.data.sources import read_rows
-from distillab.doctor.pair.measures import SignalRow, measure_signal, signal_row, tokens_test
-from distillab.doctor.pair.permutation import Tested
+from distillab.doctor.pair.measures import SignalRow, Tested, measure_signal, signal_row, tokens_test
 from distillab.doctor.pair.verdict import verdict
 
 WINDOW = 16

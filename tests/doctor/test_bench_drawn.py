@@ -17,7 +17,7 @@ from bench.doctor.rules_texts import BATCHES
 from bench.doctor.score import run_cases
 from bench.doctor.world_batch import make_batches
 
-from distillab.doctor.page import FOLDER
+from distillab.doctor.checks import FOLDER
 
 RULES = [(world, rule) for world in WORLDS for rule in world.mutations]
 

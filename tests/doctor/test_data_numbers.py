@@ -15,11 +15,11 @@ from tests.doctor.data_samples import Data, pairs
 from distillab.data.encoding import EncodedRow
 from distillab.doctor.data import encoded
 from distillab.doctor.data.damage import misread
-from distillab.doctor.data.encoded import encode_part
 from distillab.doctor.data.entropy import lowest_loss
 from distillab.doctor.data.languages import differ, language_of
 from distillab.doctor.data.markers import family_of, marker_in, rendered_by
 from distillab.doctor.data.overlap import check_overlap
+from distillab.doctor.data.subject import encode_part
 from distillab.doctor.data.teacher_answers import loops, refuses
 from distillab.doctor.data.words import word_groups
 

@@ -12,12 +12,10 @@ from tests.doctor import loss_functions as losses
 from torch.nn import functional as nnf
 
 from distillab.doctor import audit_loss
-from distillab.doctor.loss.call import TRIED_TEMPERATURE, described_call
-from distillab.doctor.loss.footprint import measured_hard_part
-from distillab.doctor.loss.formulas import MISTAKES, PLAIN, WITH_SHARES, lowest, recognised
-from distillab.doctor.loss.reduction import DIVISORS, measured_reductions
-from distillab.doctor.loss.sample_problem import (
+from distillab.doctor.loss.call import (
+    TRIED_TEMPERATURE,
     WATCHED,
+    described_call,
     invented,
     padded_left,
     renamed,
@@ -25,6 +23,9 @@ from distillab.doctor.loss.sample_problem import (
     with_fewer_scored,
     with_unused_tokens,
 )
+from distillab.doctor.loss.formulas import MISTAKES, PLAIN, WITH_SHARES, lowest, recognised
+from distillab.doctor.loss.reduction import DIVISORS, measured_reductions
+from distillab.doctor.loss.subject import measured_hard_part
 from distillab.errors import ConfigError
 from distillab.records.findings import CheckResult, Finding
 

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from distillab.doctor.page import FOLDER, cases, from_page, page
+from distillab.doctor.checks import FOLDER, cases, from_page, page
 from distillab.errors import ConfigError
 from distillab.records import Severity
 

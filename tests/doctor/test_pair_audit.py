@@ -10,15 +10,13 @@ import torch
 from tests.doctor.pair_samples import STUDENT, TEACHER, UNLIKE, found, reader_of, subject_of, with_width
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from distillab.doctor.pair.alignment import check_alignment
 from distillab.doctor.pair.audit import run_pair_checks
-from distillab.doctor.pair.bos import check_begin
 from distillab.doctor.pair.contract import check_contract
-from distillab.doctor.pair.padding import check_padding
-from distillab.doctor.pair.precision import check_mode, check_precision
+from distillab.doctor.pair.precision import check_mode, check_padding, check_precision
 from distillab.doctor.pair.quality import check_quality
-from distillab.doctor.pair.queries import affordable_tokens, evaluating
-from distillab.doctor.pair.template import check_template
+from distillab.doctor.pair.subject import affordable_tokens, evaluating
+from distillab.doctor.pair.template import check_begin, check_template
+from distillab.doctor.pair.verdict import check_alignment
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tests.doctor.pair_samples import TEACHER, model_of, reader_of, stories
 from torch import Tensor
 
 from distillab.doctor import audit_scores
-from distillab.doctor.pair.scores import _at
+from distillab.doctor.pair.signal import _at
 from distillab.errors import DataError, ShapeError
 from distillab.records import CheckResult
 

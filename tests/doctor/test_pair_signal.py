@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.doctor.pair_samples import TEACHER, found, model_of, reader_of, stories
 
 from distillab.doctor import audit_signal
-from distillab.doctor.pair.permutation import permutation_test, relabelling_test
+from distillab.doctor.pair.measures import permutation_test, relabelling_test
 from distillab.errors import DataError, ShapeError
 
 ROWS, LENGTH = 24, 64

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 
 from distillab.cli.main import app
 from distillab.doctor.run.audit import audit_run
-from distillab.doctor.run.budget import check_differences
 from distillab.doctor.run.logs import read_runs
-from distillab.doctor.run.trends import near_factor, noise, slope, spikes, trend
+from distillab.doctor.run.schedule import check_differences
+from distillab.doctor.run.series import near_factor, noise, slope, spikes, trend
 from distillab.errors import ConfigError, DataError
 from distillab.records import Investigation
 

@@ -16,8 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from distillab.cli.main import app
-from distillab.doctor.tasks.audit import audit_tasks
-from distillab.doctor.tasks.files import read_results
+from distillab.doctor.tasks.audit import audit_tasks, read_results
 from distillab.errors import DataError
 from distillab.records import Investigation
 

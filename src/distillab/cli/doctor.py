@@ -34,7 +34,7 @@ def _explain(
     finding: Annotated[str, typer.Argument(metavar="ID", help="Id of a finding, as in a report.")],
 ) -> None:
     """Print the page of a finding: what it means, what to do, how it is found, why it hurts."""
-    from distillab.doctor.page import page
+    from distillab.doctor.checks import page
 
     echo(page(finding))
 

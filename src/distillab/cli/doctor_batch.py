@@ -61,7 +61,7 @@ def batch_command(
 
     quiet_libraries()
     from distillab.doctor.batch.audit import run_batch_checks
-    from distillab.doctor.batch.overlap import check_tokens_overlap
+    from distillab.doctor.batch.sequences import check_tokens_overlap
     from distillab.pairing.loading import load_tokenizer, logits_width
     from distillab.records import Investigation
 
@@ -102,8 +102,7 @@ def _one_of(file: Path | None, dataset: Path | None) -> Path:
 
 
 def _given(path: Path) -> GivenBatches:
-    from distillab.doctor.batch.datasets import load_dataset
-    from distillab.doctor.batch.files import load_batches
+    from distillab.doctor.batch.files import load_batches, load_dataset
     from distillab.doctor.batch.rows import read_batches
 
     return load_dataset(path) if path.is_dir() else read_batches(load_batches(path))
@@ -111,7 +110,7 @@ def _given(path: Path) -> GivenBatches:
 
 def _texts(path: Path, given: GivenBatches | None) -> Iterator[tuple[Ints, Ints | None]]:
     """Return ids and attention mask of every row; of a data set also of the rows that are not examined."""
-    from distillab.doctor.batch.datasets import texts_of_dataset, texts_of_rows
+    from distillab.doctor.batch.files import texts_of_dataset, texts_of_rows
 
     return texts_of_dataset(path) if path.is_dir() else texts_of_rows((given or _given(path)).rows)
 

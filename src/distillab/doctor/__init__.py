@@ -4,8 +4,7 @@ from distillab.doctor.batch.audit import audit_batch
 from distillab.doctor.data.audit import audit_data
 from distillab.doctor.loss.audit import audit_loss
 from distillab.doctor.pair.audit import audit_pair
-from distillab.doctor.pair.scores import audit_scores
-from distillab.doctor.pair.signal import audit_signal
+from distillab.doctor.pair.signal import audit_scores, audit_signal
 from distillab.doctor.run.audit import audit_run
 from distillab.doctor.tasks.audit import audit_tasks
 from distillab.doctor.trainer.audit import audit_trainer

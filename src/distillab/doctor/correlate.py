@@ -8,8 +8,7 @@ from typing import get_args
 
 from distillab.config.terms import TermConfig
 from distillab.doctor.causes import follows
-from distillab.doctor.checks import Checked, Scope, check
-from distillab.doctor.page import from_page
+from distillab.doctor.checks import Checked, Scope, check, from_page
 from distillab.doctor.run.logs import Run
 from distillab.doctor.run.series import CROSS_ENTROPY, RunSeries
 from distillab.records import Finding, Investigation

@@ -12,9 +12,8 @@ from distillab.doctor.batch.audit import IGNORED, Learns, Shifts, audit_batch
 from distillab.doctor.batch.files import load_batches
 from distillab.doctor.correlate import CheckedLog, check_together, compared_by_id, explained
 from distillab.doctor.data.audit import run_data_checks
-from distillab.doctor.data.encoded import encode_part, reader_for
 from distillab.doctor.data.files import read_examples
-from distillab.doctor.data.subject import DataSubject
+from distillab.doctor.data.subject import DataSubject, encode_part, reader_for
 from distillab.doctor.pair.contract import UNRELATED, Compares, check_token_ids
 from distillab.doctor.pair.subject import PairSubject
 from distillab.doctor.run.audit import audit_run

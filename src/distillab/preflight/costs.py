@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from distillab.doctor.checks import from_page
 from distillab.doctor.clock import Clock
-from distillab.doctor.page import from_page
 from distillab.preflight.machine import Machine, Weights, size, this_machine
 from distillab.preflight.memory import RunMemory, run_memory
 from distillab.preflight.setup import Arm, Setup

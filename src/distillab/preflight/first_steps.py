@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from distillab.config.terms import LinearWeight, TermConfig
+from distillab.doctor.checks import from_page
 from distillab.doctor.clock import Clock
-from distillab.doctor.page import from_page
 from distillab.errors import NumericsError
 from distillab.preflight.messages import left_out, number, scope
 from distillab.preflight.setup import Setup

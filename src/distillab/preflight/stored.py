@@ -16,8 +16,8 @@ from torch import Tensor
 
 from distillab.config.cache import KindConfig, SampledKind, TextKind
 from distillab.config.terms import AttentionMapsConfig
+from distillab.doctor.checks import from_page
 from distillab.doctor.clock import Clock
-from distillab.doctor.page import from_page
 from distillab.errors import TeacherError
 from distillab.objectives.step import measure
 from distillab.preflight.messages import left_out, number, scope

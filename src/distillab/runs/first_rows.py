@@ -14,7 +14,7 @@ import torch
 
 from distillab.cache.next_tokens import TopK
 from distillab.data.encoding import EncodedRow
-from distillab.doctor.pair.scores import audit_scores
+from distillab.doctor.pair.signal import audit_scores
 from distillab.evaluation.references import reference_lines, standard_error, unigram_nats
 from distillab.teachers.served.dialects.dialect import Wanted
 from distillab.terminal import echo

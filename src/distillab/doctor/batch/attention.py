@@ -10,8 +10,7 @@ from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.rows import GivenBatches, Ints
 from distillab.doctor.batch.show import row_example
 from distillab.doctor.batch.tokens import TokenFacts
-from distillab.doctor.checks import Checked, Scope, check
-from distillab.doctor.page import from_page
+from distillab.doctor.checks import Checked, Scope, check, from_page
 from distillab.records import Finding
 
 # further on, a row is a later part of a text

@@ -10,8 +10,7 @@ from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.scored import Learns
 from distillab.doctor.batch.show import row_example
 from distillab.doctor.batch.tokens import END_TEXTS, TokenFacts
-from distillab.doctor.checks import Checked, Scope, Skipped, check
-from distillab.doctor.page import from_page
+from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
 from distillab.records import Finding, Severity
 
 # learned: an end token is the last scored one; hidden: an end token follows that is not scored; padded: so it does, but
@@ -20,6 +19,14 @@ End = Literal["learned", "hidden", "padded", "cut", "open"]
 _ANSWER_TOKENS = 4
 _SURE = 4  # rows
 _PUNCTUATION = frozenset(".!?,;:\"')]}…。！？")
+
+_FEWEST_FULL = 4
+_FEWEST_SHORTER = 8
+# lengths spread; where rows are cut, the longest length stands far above every other one
+_PILE = 4
+_USUAL = 0.1
+_UNUSUAL = 0.5
+_SENTENCE = frozenset(".!?…。！？\"')]}”’")
 
 
 @check("ends of answers")
@@ -150,15 +157,6 @@ def _cut(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts) -> Finding | 
         case="open",
         example=row_example(answers[0], facts),
     )
-
-
-_FEWEST_FULL = 4
-_FEWEST_SHORTER = 8
-# lengths spread; where rows are cut, the longest length stands far above every other one
-_PILE = 4
-_USUAL = 0.1
-_UNUSUAL = 0.5
-_SENTENCE = frozenset(".!?…。！？\"')]}”’")
 
 
 def cut_and_ended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:

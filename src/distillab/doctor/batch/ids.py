@@ -12,8 +12,7 @@ from distillab.data.special import AddedTokens
 from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.rows import BatchRow, Ints
 from distillab.doctor.batch.tokens import TokenFacts
-from distillab.doctor.checks import Checked, Scope, check
-from distillab.doctor.page import from_page
+from distillab.doctor.checks import Checked, Scope, check, from_page
 from distillab.records import Finding
 
 _MOST_TOKENS = 4_000

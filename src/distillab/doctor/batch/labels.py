@@ -10,8 +10,7 @@ from distillab.doctor.batch.label_offset import Placement, Shifts
 from distillab.doctor.batch.rows import BatchRow
 from distillab.doctor.batch.show import token_names
 from distillab.doctor.batch.tokens import TokenFacts
-from distillab.doctor.checks import Checked, Scope, Skipped, check
-from distillab.doctor.page import from_page
+from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
 from distillab.records import Finding
 
 _SHOWN = 6

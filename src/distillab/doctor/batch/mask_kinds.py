@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from distillab.doctor.batch.rows import BatchRow, GivenBatches, Ints
 from distillab.doctor.batch.tokens import TokenFacts
-from distillab.doctor.page import from_page
+from distillab.doctor.checks import from_page
 from distillab.records import Finding
 
 _MOST = 0.9

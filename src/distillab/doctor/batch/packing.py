@@ -13,8 +13,7 @@ from distillab.doctor.batch.markers import ReadRow
 from distillab.doctor.batch.rows import GivenBatches, Ints
 from distillab.doctor.batch.show import token_names
 from distillab.doctor.batch.tokens import TokenFacts
-from distillab.doctor.checks import Checked, Scope, Skipped, check
-from distillab.doctor.page import from_page
+from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
 from distillab.records import Finding
 
 

@@ -9,14 +9,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from distillab.doctor.batch.frames import shared_frames
 from distillab.doctor.batch.label_offset import PlacedRow
 from distillab.doctor.batch.markers import ANSWER, PROMPT, ReadRow
-from distillab.doctor.batch.prompt_end import scored_prompt_ends
+from distillab.doctor.batch.prompt_end import scored_prompt_ends, shared_frames
 from distillab.doctor.batch.show import row_example
 from distillab.doctor.batch.tokens import TokenFacts
-from distillab.doctor.checks import Checked, Scope, Skipped, check
-from distillab.doctor.page import from_page
+from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
 from distillab.records import Finding, Severity
 
 Learns = Literal["answers", "text", "prompts"]

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from distillab.doctor.batch.markers import FAMILIES, Family, ReadRow
 from distillab.doctor.batch.show import token_names
 from distillab.doctor.batch.tokens import END_TEXTS, TokenFacts
-from distillab.doctor.checks import Checked, Scope, check
-from distillab.doctor.page import from_page
+from distillab.doctor.checks import Checked, Scope, check, from_page
 from distillab.records import Finding
 
 _MOST_ROWS, _SOME_ROWS = 0.8, 0.2

@@ -10,13 +10,11 @@ from transformers import PreTrainedTokenizerFast
 
 from distillab.data.examples import Example
 from distillab.data.rendering import Template
-from distillab.doctor.checks import Checked, Scope, check
-from distillab.doctor.data.damage import check_damage
-from distillab.doctor.data.encoded import EncodedPart
-from distillab.doctor.data.escapes import check_escapes
+from distillab.doctor.checks import Checked, Scope, check, from_page
+from distillab.doctor.data.damage import check_damage, check_escapes
 from distillab.doctor.data.markers import family_of, marker_in, rendered_by
+from distillab.doctor.data.subject import EncodedPart
 from distillab.doctor.data.words import ENCODINGS, not_checked, share, shown
-from distillab.doctor.page import from_page
 from distillab.records import Finding, Severity
 
 _MANY = 0.01
@@ -24,6 +22,10 @@ _MUCH_UNKNOWN, _MOSTLY_UNKNOWN = 0.02, 0.5
 _FEWEST = 20
 _MOST_INSIDE, _MOST_AT_END = 0.5, 0.05
 _FEWEST_WORDS = 4
+
+_FEWEST_CUT, _MANY_CUT, _NEARLY_ALL = 5, 0.02, 0.9
+_SHORTEST = 20
+_CLOSED = frozenset(".!?…。！？\"')]}`>:;|")
 
 
 @check("texts")
@@ -140,11 +142,6 @@ def _inside(examples: Sequence[Example]) -> Finding | None:
         severity="warning" if leaks else "note",
         example=(f"{hit[0].origin}: …{hit[0].prompt[-120:]!r}", f"answer: {shown(hit[0].answer)}"),
     )
-
-
-_FEWEST_CUT, _MANY_CUT, _NEARLY_ALL = 5, 0.02, 0.9
-_SHORTEST = 20
-_CLOSED = frozenset(".!?…。！？\"')]}`>:;|")
 
 
 def check_cut_texts(examples: Sequence[Example]) -> Finding | None:

@@ -18,10 +18,9 @@ import numpy as np
 
 from distillab.data.encoding import EncodedRow
 from distillab.data.reading import Reader
-from distillab.doctor.checks import Checked, Scope, Skipped, check
-from distillab.doctor.data.encoded import EncodedPart
+from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
+from distillab.doctor.data.subject import EncodedPart
 from distillab.doctor.data.words import share
-from distillab.doctor.page import from_page
 from distillab.evaluation.references import reference_lines
 
 _WORTH_SAYING = 0.02

@@ -11,9 +11,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from distillab.data.examples import Example
-from distillab.doctor.checks import Checked, Scope, Skipped, check
+from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
 from distillab.doctor.data.words import LANGUAGES, not_checked, share, shown
-from distillab.doctor.page import from_page
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from distillab.data.examples import Example
-from distillab.doctor.checks import Checked, Scope, check
-from distillab.doctor.data.encoded import EncodedPart
+from distillab.doctor.checks import Checked, Scope, check, from_page
+from distillab.doctor.data.subject import EncodedPart
 from distillab.doctor.data.words import share, shown
-from distillab.doctor.page import from_page
 from distillab.records import Finding
 
 _FEWEST = 20

@@ -6,9 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from distillab.data.examples import Example
-from distillab.doctor.checks import Checked, Scope, Skipped, check
+from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
 from distillab.doctor.data.words import share, shown, words_of
-from distillab.doctor.page import from_page
 
 _RARE = 5
 _FEWEST_ROWS = 30

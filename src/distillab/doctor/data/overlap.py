@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillab.data.examples import Example
-from distillab.doctor.checks import Checked, Scope, Skipped, check
+from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
 from distillab.doctor.data.words import plain_form, share, shown, word_groups
-from distillab.doctor.page import from_page
 from distillab.records import Finding
 
 _GROUP = 8
@@ -22,6 +21,10 @@ _MOST_ROWS = 5
 _LEAK = 0.5
 _LONG_ANSWER = 20
 _BLOCK = 4_000
+
+_MANY = 0.01
+_SHORT_WORDS = 3
+_MOST_ANSWERS_SHOWN = 3
 
 
 @check("train and held-out rows")
@@ -162,11 +165,6 @@ def _among(hashes: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.
 
 def _text(example: Example) -> str:
     return " ".join(example.texts)
-
-
-_MANY = 0.01
-_SHORT_WORDS = 3
-_MOST_ANSWERS_SHOWN = 3
 
 
 @check("repeated rows")

@@ -15,6 +15,8 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _SHOWN = 160
 _WORD = re.compile(r"\w+")
 
+LANGUAGES, ENCODINGS = "py3langid", "ftfy"
+
 
 def plain_form(text: str) -> str:
     """Lower case and single spaces: what is left when two texts differ in case and white space alone.
@@ -99,9 +101,6 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
-
-
-LANGUAGES, ENCODINGS = "py3langid", "ftfy"
 
 
 def not_checked(what: str, package: str) -> str | None:

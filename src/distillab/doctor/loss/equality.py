@@ -12,10 +12,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from distillab.doctor.checks import from_page
 from distillab.doctor.loss.formulas import Fit, lowest
 from distillab.doctor.loss.subject import NOTHING_LEFT, Subject, alike
 from distillab.doctor.loss.vocabulary import kept_tokens
-from distillab.doctor.page import from_page
 from distillab.records.findings import Finding
 
 # A student that ends farther from the teacher than this is not taught by it, whatever else the loss is meant to do.

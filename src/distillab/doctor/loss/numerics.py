@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distillab.doctor.loss.sample_problem import fresh_logits
+from distillab.doctor.checks import from_page
+from distillab.doctor.loss.call import fresh_logits
 from distillab.doctor.loss.subject import Subject
-from distillab.doctor.page import from_page
 from distillab.records.findings import Finding
 
 # A student this near to the teacher is what a run ends with.

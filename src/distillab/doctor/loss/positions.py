@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from distillab.doctor.checks import from_page
 from distillab.doctor.loss.subject import Subject
-from distillab.doctor.page import from_page
 from distillab.records.findings import Finding, Severity
 
 

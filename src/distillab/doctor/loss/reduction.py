@@ -11,20 +11,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from distillab.doctor.loss.call import LossCaller
-from distillab.doctor.loss.footprint import HardPart
-from distillab.doctor.loss.formulas import Fit
-from distillab.doctor.loss.sample_problem import (
+from distillab.doctor.checks import from_page
+from distillab.doctor.loss.call import (
     WATCHED,
     LogitBatch,
+    LossCaller,
     padded_left,
     with_columns,
     with_fewer_scored,
     with_rows,
     with_unused_tokens,
 )
-from distillab.doctor.loss.subject import Subject
-from distillab.doctor.page import from_page
+from distillab.doctor.loss.formulas import Fit
+from distillab.doctor.loss.subject import HardPart, Subject
 from distillab.records.findings import Finding
 
 _TOLERANCE = 3e-3
@@ -34,6 +33,8 @@ MORE_PADDING = "five more columns of padding"
 LEFT_PADDING = "padding on the left"
 # Tokens of which the gradient is watched: they are in every variation of the vocabulary.
 _FIRST_TOKENS = 16
+
+_IN_NATS = ("forward_kl", "reverse_kl", "jensen_shannon", "skewed_forward_kl", "skewed_reverse_kl", "mixed_kl")
 
 
 @dataclass(frozen=True)
@@ -188,9 +189,6 @@ def _explained(changes: dict[str, float], batches: dict[str, LogitBatch]) -> Div
             if all(abs(now * divisor.of(batches[words]) / here - 1.0) < _TOLERANCE for words, now in known.items()):
                 return divisor
     return None
-
-
-_IN_NATS = ("forward_kl", "reverse_kl", "jensen_shannon", "skewed_forward_kl", "skewed_reverse_kl", "mixed_kl")
 
 
 def divisor_findings(subject: Subject, reduction: Reduction | None, part: str, fit: Fit | None) -> Iterator[Finding]:

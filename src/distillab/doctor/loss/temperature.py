@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from distillab.doctor.loss.footprint import measured_hard_part
+from distillab.doctor.checks import from_page
 from distillab.doctor.loss.formulas import Fit, best_temperature, fitted
-from distillab.doctor.loss.subject import Subject, alike
-from distillab.doctor.page import from_page
+from distillab.doctor.loss.subject import Subject, alike, measured_hard_part
 from distillab.records.findings import Finding
 
 _TRIED = (1.0, 2.0, 4.0)

@@ -11,10 +11,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from distillab.doctor.loss.call import Measured
-from distillab.doctor.loss.sample_problem import LogitBatch, renamed
+from distillab.doctor.checks import from_page
+from distillab.doctor.loss.call import LogitBatch, Measured, renamed
 from distillab.doctor.loss.subject import NOTHING_LEFT, Subject, alike
-from distillab.doctor.page import from_page
 from distillab.records.findings import Finding
 
 # A teacher this flat gives its tail a mass that can be seen.

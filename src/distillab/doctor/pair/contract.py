@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from distillab.doctor.checks import Checked, Scope, check
-from distillab.doctor.page import from_page
+from distillab.doctor.checks import Checked, Scope, check, from_page
 from distillab.doctor.pair.subject import PairSubject
 from distillab.pairing.admission import ids_line, pair_check, tokens_line
 from distillab.records import CheckResult, Finding, SideBySide, TokenizerContract
 
 _DANGER = "danger: "
+
+Compares = Literal["ids", "aligned", "text"]
+
+UNRELATED = "pair-ids-unrelated"
 
 
 @check("tokenizers")
@@ -72,11 +75,6 @@ def side_by_side_lines(example: SideBySide, names: tuple[str, str] = ("teacher",
 
 def _width(width: int | None) -> str:
     return "logits of unknown width" if width is None else f"{width:,} logits"
-
-
-Compares = Literal["ids", "aligned", "text"]
-
-UNRELATED = "pair-ids-unrelated"
 
 
 def check_token_ids(subject: PairSubject, *, compares: Compares | None, by_id: tuple[str, ...]) -> CheckResult:

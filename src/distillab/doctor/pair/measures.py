@@ -7,17 +7,23 @@ Shapes: n scored positions of one row, C ids, r rows that reach a place, R rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from distillab.doctor.pair.permutation import Tested, permutation_test, relabelling_test
 from distillab.errors import DataError
 
 OFFSETS = (-8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8)
 _MIN_OVERLAP = 8
+
+# a probability of zero is not infinitely worse than a tiny one, or one position would decide all
+LOWEST_LOGP = -30.0
+# positions × logits that are held at once: 128 MiB in float32, a thousand positions of a vocabulary of 32,000
+MAX_ELEMENTS = 1 << 25
+REPETITIONS = 499
 
 
 @dataclass(frozen=True)
@@ -200,12 +206,6 @@ def _by_place(rows: Sequence[SignalRow], places: Sequence[Tensor]) -> Iterator[t
             yield torch.tensor(here), logp_rC, ids_r
 
 
-# a probability of zero is not infinitely worse than a tiny one, or one position would decide all
-LOWEST_LOGP = -30.0
-# positions × logits that are held at once: 128 MiB in float32, a thousand positions of a vocabulary of 32,000
-MAX_ELEMENTS = 1 << 25
-
-
 @dataclass(frozen=True, eq=False)
 class SignalRow:
     """The scored positions of one row.
@@ -252,3 +252,92 @@ def _logp(logits: Tensor, whose: str) -> Tensor:
             fix="find out at which layer they begin; float16 overflows at 65,504",
         )
     return logits.log_softmax(dim=1).clamp_(min=LOWEST_LOGP)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One statistic, as it was given and against shuffled signals.
+
+    Attributes:
+        mean: of the pairing as it was given, for each position.
+        shuffled: the mean over all pairings within blocks, exactly.
+        spread: standard deviation of the mean under shuffling.
+        p: (1 + shuffles that do at least as well) / (1 + shuffles).
+        positions: how many.
+    """
+
+    mean: float
+    shuffled: float
+    spread: float
+    p: float
+    positions: int
+
+    @property
+    def gain(self) -> float:
+        """The effect: how much better than shuffled, in the unit of the statistic."""
+        return self.mean - self.shuffled
+
+
+def permutation_test(
+    blocks: Sequence[Tensor], *, generator: torch.Generator, repetitions: int = REPETITIONS
+) -> Tested | None:
+    """Shuffle the signals within every block.
+
+    Args:
+        blocks: (n, n) float tables, each at least 1 × 1; NaN nowhere.
+        generator: decides the shuffles.
+    Returns:
+        the test; None where no block has two entries, so that nothing can be shuffled.
+    """
+    blocks = [block.double() for block in blocks if len(block) > 1]
+    if not blocks:
+        return None
+    total = sum(len(block) for block in blocks)
+    observed = sum(float(block.diagonal().sum()) for block in blocks)
+    expected = sum(float(block.sum()) / len(block) for block in blocks)
+    sums = torch.zeros(repetitions, dtype=torch.float64)
+    for block in blocks:
+        shuffled_Rn = torch.rand(repetitions, len(block), generator=generator).argsort(dim=1)
+        sums += block[shuffled_Rn, torch.arange(len(block))].sum(dim=1)
+    return Tested(
+        mean=observed / total,
+        shuffled=expected / total,
+        spread=float(sums.std()) / total,
+        p=_p(observed, sums),
+        positions=total,
+    )
+
+
+def relabelling_test(
+    logp_NU: Tensor, kinds_N: Tensor, *, generator: torch.Generator, repetitions: int = REPETITIONS
+) -> Tested | None:
+    """Shuffle the vocabulary: give every kind of token the name of another one.
+
+    Args:
+        logp_NU: (N, U) the log-probability of each of the U ids that occur, under each signal.
+        kinds_N: (N,) which of the U ids is there.
+    Returns:
+        the test; None where fewer than two ids occur.
+    """
+    ids = logp_NU.shape[1]
+    if ids < 2:
+        return None
+    # the score of id v at all positions of id u
+    table_UU = torch.zeros(ids, ids, dtype=torch.float64).index_add_(0, kinds_N, logp_NU.double())
+    observed = float(table_UU.diagonal().sum())
+    names_RU = torch.rand(repetitions, ids, generator=generator).argsort(dim=1)
+    sums = table_UU[torch.arange(ids), names_RU].sum(dim=1)
+    total = len(kinds_N)
+    return Tested(
+        mean=observed / total,
+        shuffled=float(table_UU.sum()) / ids / total,
+        spread=float(sums.std()) / total,
+        p=_p(observed, sums),
+        positions=total,
+    )
+
+
+def _p(observed: float, sums: Tensor) -> float:
+    # equal pairings are summed in another order and differ in the last digits
+    slack = 1e-9 * max(1.0, abs(observed)) if math.isfinite(observed) else 0.0
+    return (1 + int((sums >= observed - slack).sum())) / (1 + len(sums))

@@ -5,17 +5,25 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distillab.divergences import forward_kl
-from distillab.doctor.checks import Checked, Scope, check
-from distillab.doctor.page import from_page
-from distillab.doctor.pair.queries import ReadRows, device_of, evaluating, logits_of, readable_rows
-from distillab.doctor.pair.subject import PairSubject
+from distillab.doctor.checks import Checked, Scope, check, from_page
+from distillab.doctor.pair.subject import (
+    PairSubject,
+    ReadRows,
+    affordable_tokens,
+    device_of,
+    evaluating,
+    logits_of,
+    readable_rows,
+    scored,
+)
+from distillab.pairing.token_bytes import token_meanings
 from distillab.records import Finding
 
 _MOST_TOKENS = 512
@@ -25,6 +33,13 @@ FLOAT16_MAX = torch.finfo(torch.float16).max
 # KL between a model and itself in float32: 3e-6 to 4e-4 in bfloat16 for the small models that were tried
 _MUCH_KL_NATS = 0.02
 
+_FEW_TOKENS = 256
+_NAMES_SHOWN = 4
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_MOST_TOKENS_OF_PADDING = 2_048
+_MUCH_NOBODYS = 0.01
+_MUCH_UNSHARED = 0.05
+
 
 @dataclass
 class Largest:
@@ -33,7 +48,6 @@ class Largest:
     value: float = 0.0
     module: str = ""
     broken: str | None = None
-    found: list[str] = field(default_factory=list)
 
     def look(self, name: str, output: object) -> None:
         """Record what a module returned."""
@@ -123,11 +137,6 @@ def _kl(exact: list[Tensor], logits: list[Tensor]) -> float:
     return float(torch.cat(found).mean())
 
 
-_FEW_TOKENS = 256
-_NAMES_SHOWN = 4
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-
-
 @check("teacher's mode")
 def check_mode(subject: PairSubject) -> Checked:
     """Compare two forward passes on one row, in the teacher's current mode, position by position."""
@@ -176,3 +185,51 @@ def _in_train_mode(noisy: list[tuple[str, nn.Module]], first: Tensor, second: Te
         _apart(first, second),
         f"modules with dropout: {', '.join(named[:_NAMES_SHOWN])}" + (f" and {more} more" if more > 0 else ""),
     )
+
+
+@check("vocabulary padding")
+def check_padding(subject: PairSubject) -> Checked:
+    """Measure the teacher's probability on ids beyond its tokenizer, and beyond the shared ids."""
+    yield Scope("the teacher's probability on ids without a token")
+    teacher = subject.running_teacher
+    reader = subject.input_reader
+    read = readable_rows(
+        reader, subject.examples, teacher, most_tokens=min(_MOST_TOKENS_OF_PADDING, affordable_tokens(teacher))
+    )
+    nobodys, unshared, positions = [], [], 0
+    unused_W = torch.zeros(0, dtype=torch.bool)
+    for row in read.rows:
+        with evaluating(teacher):
+            logits = logits_of(teacher, reader, row)[scored(row) - 1].float()
+        prob = logits.softmax(dim=-1).cpu()
+        positions += len(prob)
+        if not len(unused_W):
+            unused_W = _unused(subject, prob.shape[1])
+        nobodys.append(prob[:, unused_W].sum(dim=1))
+        unshared.append(prob[:, subject.contract.shared_width :].sum(dim=1))
+    width, unused = len(unused_W), int(unused_W.sum())
+    mass, beyond = torch.cat(nobodys), torch.cat(unshared)
+    of_it = f": {float(mass.mean()):.2g} of the probability" if unused else ""
+    yield Scope(f"{width:,} logits, {unused:,} of them without a token, at {positions:,} positions{of_it}")
+    if unused and float(mass.mean()) > _MUCH_NOBODYS:
+        yield from_page(
+            "logits-beyond-tokenizer",
+            f"{unused:,} of {width:,} logits belong to no token",
+            f"they get {float(mass.mean()):.1%} of the probability on average, {float(mass.max()):.1%} at most",
+        )
+    shared = subject.contract.shared_width
+    if subject.same_ids and shared < width - unused and float(beyond.mean() - mass.mean()) > _MUCH_UNSHARED:
+        yield from_page(
+            "teacher-outside-shared-ids",
+            f"the shared ids are those below {shared:,} of the teacher's {width:,}",
+            f"{float(beyond.mean()):.1%} of its probability is on the other ids, on average over the data's positions",
+        )
+
+
+def _unused(subject: PairSubject, width: int) -> Tensor:
+    """Return (width,) True where the teacher's tokenizer has no token of that id."""
+    meanings = token_meanings(subject.teacher.tokenizer)
+    unused = torch.ones(width, dtype=torch.bool)
+    for id_, meaning in enumerate(meanings[:width]):
+        unused[id_] = meaning.kind == "unused"
+    return unused

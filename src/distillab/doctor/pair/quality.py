@@ -11,10 +11,8 @@ from transformers import PreTrainedModel
 
 from distillab.data.encoding import Dropped, EncodedRow
 from distillab.data.reading import Reader
-from distillab.doctor.checks import Checked, Scope, Skipped, check
-from distillab.doctor.page import from_page
-from distillab.doctor.pair.queries import ReadRows, affordable_tokens, evaluating, read_rows
-from distillab.doctor.pair.subject import PairSubject
+from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
+from distillab.doctor.pair.subject import PairSubject, ReadRows, affordable_tokens, evaluating, read_rows
 from distillab.evaluation.likelihood import RowScores, score_rows
 from distillab.evaluation.references import reference_lines, standard_error
 from distillab.records import Finding, ReferenceLines

@@ -1,16 +1,21 @@
-"""What the trained student writes: does it stop, does it repeat itself, does it read its prompt?"""
+"""What the student writes, after training (does it stop, does it repeat itself?) and during it (does it grow?).
+
+The names of the figures of training are those of `training.rollout_log`; `rows` names the columns of TRL and verl that
+mean the same. Where the longest answer grows by a schedule, the steps before its end are not judged.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distillab.doctor.checks import Checked, Scope, Skipped, check
-from distillab.doctor.page import from_page
+from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
 from distillab.doctor.run.logs import Run
 from distillab.doctor.run.logs_other import read_json_lines
+from distillab.doctor.run.series import RunSeries, Trend, trend
 from distillab.errors import DataError
 from distillab.records import Finding, RunRecord
 
@@ -20,6 +25,24 @@ _LONGEST_SHOWN = 100
 _REPEATED = 0.5
 _WORDS = 12
 _SHORT = 1.5
+_FEWEST_STEPS = 20
+_LONGER = 0.5
+_DISTINCT = 0.5
+_FEW_EFFECTIVE = 0.5
+_MORE_CUT = 0.2
+_MASS_LOST = 0.1
+_SURER = 0.9
+_TEACHER_UNSURE = 4.0
+_LOSS_LEFT = 0.5
+_REPETITIVE = 0.2
+_ALL_CUT = 0.95
+# figure -> above this it is another model that samples; above this and twice its first value, one that falls behind
+_GAPS = {"sampler_gap": (0.1, 0.03), "sampler_gap_probability": (0.05, 0.02)}
+_UNITS = {"sampler_gap": "nats", "sampler_gap_probability": "of probability"}
+_LESS_CORRECTION = 0.5
+_LESS_SURE = 1.25
+_PLACES = ("128_on", "32_128")
+_FIRST = "0_32"
 
 
 @check("run-answers")
@@ -116,4 +139,141 @@ def _nearly_empty(record: RunRecord, expected: float | None, answers: Sequence[s
 def _shown(answers: Sequence[str]) -> tuple[str, ...]:
     return tuple(
         repr(text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…") for text in list(answers)[:3]
+    )
+
+
+@check("run-rollouts")
+def check_rollouts(series: RunSeries) -> Checked:
+    """Check for answers that grow, collapse, are all the same, loop or are stale, and for a teacher lost at the end."""
+    written = [point for point in series.steps if point.written_share]
+    if not written:
+        return
+    horizon = written[-1].written.get("max_new_tokens")
+    settled = [point for point in written if point.written.get("max_new_tokens") == horizon]
+    yield Scope(f"figures of what the student wrote at {len(settled):,} steps with the same longest answer")
+    if len(settled) < _FEWEST_STEPS:
+        raise Skipped(f"fewer than {_FEWEST_STEPS} steps log what the student wrote")
+    names = dict.fromkeys(name for point in settled for name in point.written)
+    columns = {name: [point.written[name] for point in settled if name in point.written] for name in names}
+    columns["loss"] = [point.loss for point in settled if point.loss is not None]
+    ends = {
+        name: trend(values)
+        for name, values in columns.items()
+        if len(values) >= _FEWEST_STEPS and all(map(math.isfinite, values))
+    }
+    yield _grow(ends) or _no_nearer(ends) or _truncated(ends)
+    yield _collapse(ends)
+    yield _same(ends)
+    yield _repeat(ends)
+    yield from (_stale(ends, name) for name in _GAPS)
+    yield _reused(ends)
+    yield _late(ends)
+
+
+def _grow(ends: dict[str, Trend]) -> Finding | None:
+    length, cut = ends.get("length_mean"), ends.get("truncated")
+    if length is None or cut is None or not length.rose(_LONGER) or cut.tail - cut.head < _MORE_CUT or not cut.rose():
+        return None
+    return from_page(
+        "rollouts-grow",
+        f"tokens of an answer: {length.head:.0f} at first, {length.tail:.0f} at the end",
+        f"answers that are cut: {cut.head:.0%} at first, {cut.tail:.0%} at the end",
+        case="cut",
+    )
+
+
+def _no_nearer(ends: dict[str, Trend]) -> Finding | None:
+    length, apart = ends.get("length_mean"), ends.get("nats")
+    if length is None or apart is None or not length.rose(_LONGER) or apart.tail < apart.head:
+        return None
+    return from_page(
+        "rollouts-grow",
+        f"tokens of an answer: {length.head:.0f} at first, {length.tail:.0f} at the end",
+        f"nats from the teacher, a written token: {apart.head:.3g} at first, {apart.tail:.3g} at the end",
+        case="no nearer",
+    )
+
+
+def _truncated(ends: dict[str, Trend]) -> Finding | None:
+    cut = ends.get("truncated")
+    if cut is None or min(cut.head, cut.tail) < _ALL_CUT:
+        return None
+    return from_page("rollouts-truncated", f"cut: {cut.head:.0%} at first, {cut.tail:.0%} at the end")
+
+
+def _collapse(ends: dict[str, Trend]) -> Finding | None:
+    mass, given = ends.get("top16_mass_student"), ends.get("top16_mass_teacher")
+    if mass is not None and mass.fell(_MASS_LOST) and not (given is not None and given.fell(_MASS_LOST)):
+        return from_page(
+            "rollouts-collapse",
+            f"the student's probability of the teacher's likeliest tokens: {mass.head:.3f} at first, "
+            f"{mass.tail:.3f} at the end",
+        )
+    own, teacher, loss = ends.get("student_entropy"), ends.get("teacher_entropy"), ends.get("loss")
+    if own is None or not own.fell(_SURER):
+        return None
+    if teacher is not None:
+        unlike, other = teacher.tail > _TEACHER_UNSURE * own.tail, f"the teacher's at the end: {teacher.tail:.3g}"
+    elif loss is not None:
+        unlike, other = loss.tail > _LOSS_LEFT * loss.head, f"loss: {loss.head:.3g} at first, {loss.tail:.3g}"
+    else:
+        return None
+    evidence = f"the student's entropy in nats: {own.head:.3g} at first, {own.tail:.3g} at the end"
+    return from_page("rollouts-collapse", evidence, other) if unlike else None
+
+
+def _same(ends: dict[str, Trend]) -> Finding | None:
+    own, stored = ends.get("distinct"), ends.get("distinct_stored")
+    if own is None or stored is None or own.tail >= _DISTINCT * stored.tail:
+        return None
+    return from_page(
+        "rollouts-same",
+        f"different answers of a step: {own.head:.0%} at first, {own.tail:.0%} at the end",
+        f"of the data set's answers to the same prompts: {stored.tail:.0%}",
+    )
+
+
+def _repeat(ends: dict[str, Trend]) -> Finding | None:
+    share = ends.get("repetitive")
+    if share is None or share.tail <= _REPETITIVE:
+        return None
+    return from_page("rollouts-repeat", f"answers with loops: {share.head:.0%} at first, {share.tail:.0%} at the end")
+
+
+def _stale(ends: dict[str, Trend], name: str) -> Finding | None:
+    gap, (wrong, behind) = ends.get(name), _GAPS[name]
+    if gap is None or not (gap.tail > wrong or (gap.tail > behind and gap.rose(1.0))):
+        return None
+    return from_page(
+        "rollouts-stale",
+        f"mean difference between sampler and student at the written tokens: {gap.head:.3g} {_UNITS[name]} at "
+        f"first, {gap.tail:.3g} at the end",
+        case="other weights",
+    )
+
+
+def _reused(ends: dict[str, Trend]) -> Finding | None:
+    effective = ends.get("stale_ess")
+    if effective is None or effective.tail >= _FEW_EFFECTIVE:
+        return None
+    return from_page(
+        "rollouts-stale",
+        f"effective sample size of the importance weights, of the tokens: {effective.head:.0%} at first, "
+        f"{effective.tail:.0%} at the end",
+        case="reused",
+    )
+
+
+def _late(ends: dict[str, Trend]) -> Finding | None:
+    place = next((one for one in _PLACES if f"nats_{one}" in ends and f"teacher_entropy_{one}" in ends), None)
+    if place is None or not {f"nats_{_FIRST}", f"teacher_entropy_{_FIRST}"} <= set(ends):
+        return None
+    early, late = ends[f"nats_{_FIRST}"].tail, ends[f"nats_{place}"].tail
+    sure, unsure = ends[f"teacher_entropy_{_FIRST}"].tail, ends[f"teacher_entropy_{place}"].tail
+    if late > _LESS_CORRECTION * early or unsure < _LESS_SURE * sure:
+        return None
+    return from_page(
+        "rollouts-late",
+        f"divergence in nats: {early:.3g} at the first 32 tokens, {late:.3g} at tokens {place}",
+        f"the teacher's entropy in nats: {sure:.3g} and {unsure:.3g}",
     )

@@ -10,23 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distillab.doctor.causes import with_causes
-from distillab.doctor.checks import Checked, Scope, check
-from distillab.doctor.page import from_page
-from distillab.doctor.run.answers import check_answers
-from distillab.doctor.run.budget import check_budget, check_differences
-from distillab.doctor.run.confidence import check_confidence
-from distillab.doctor.run.figures import check_constants, check_figures
+from distillab.doctor.checks import Checked, Scope, check, from_page
+from distillab.doctor.run.answers import check_answers, check_rollouts
+from distillab.doctor.run.figures import check_constants, check_figures, check_terms
 from distillab.doctor.run.finite import check_finite, check_order
-from distillab.doctor.run.gradients import check_gradients
-from distillab.doctor.run.held_out import check_held_out
-from distillab.doctor.run.learning_rate import check_learning_rate
+from distillab.doctor.run.held_out import check_confidence, check_held_out
+from distillab.doctor.run.learning_rate import check_gradients, check_learning_rate
 from distillab.doctor.run.logs import Run, read_runs
-from distillab.doctor.run.reference import check_references
-from distillab.doctor.run.rescaled import check_rescaling
-from distillab.doctor.run.rollouts import check_rollouts
-from distillab.doctor.run.schedule import check_schedule
+from distillab.doctor.run.reference import check_references, check_rescaling
+from distillab.doctor.run.schedule import check_budget, check_differences, check_schedule
 from distillab.doctor.run.series import RunFacts
-from distillab.doctor.run.terms import check_terms
 from distillab.errors import ConfigError
 from distillab.records import CheckResult, Finding, Investigation, outlook, study_outlook, teachers_not_better
 

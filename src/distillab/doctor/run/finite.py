@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from distillab.doctor.checks import Checked, Scope, Skipped, check
-from distillab.doctor.page import from_page
+from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
 from distillab.doctor.run.series import RunSeries, StepPoint
 from distillab.records import Finding
 

@@ -1,13 +1,11 @@
-"""Is the learning rate too high or too low for the curve that was seen?"""
+"""Is the learning rate too high or too low for the curve that was seen, and do gradients explode or vanish?"""
 
 from __future__ import annotations
 
 import statistics
 
-from distillab.doctor.checks import Checked, Scope, Skipped, check
-from distillab.doctor.page import from_page
-from distillab.doctor.run.series import RunSeries
-from distillab.doctor.run.trends import noise, slope, spikes, trend
+from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
+from distillab.doctor.run.series import RunSeries, noise, slope, spikes, trend
 from distillab.records import Finding
 
 _FEWEST = 20
@@ -27,6 +25,10 @@ _LOW_SPIKE = 1.4
 _FEWEST_LOW_SPIKES = 4
 _LITTLE = 0.1
 _NOT_SLOWING = 0.7
+_FEWEST_NORMS = 5
+_GROWN = 20.0
+_LONE = 100.0
+_MOSTLY = 0.9
 
 
 @check("run-learning-rate")
@@ -196,3 +198,60 @@ def _curve(series: RunSeries) -> tuple[str, ...]:
     losses = series.losses()
     chosen = [losses[round(n * (len(losses) - 1) / 7)] for n in range(8)]
     return tuple(f"step {step}: loss {value:.4g}" for step, value in chosen)
+
+
+@check("run-gradients")
+def check_gradients(series: RunSeries) -> Checked:
+    """Check for norms that grow to many times what they were, and norms of exactly zero."""
+    norms = series.grad_norms()
+    yield Scope(f"{len(norms):,} gradient norms")
+    if len(norms) < _FEWEST_NORMS:
+        raise Skipped("fewer than five gradient norms are logged")
+    yield _zero_norms(series) or _explodes(series)
+
+
+def _zero_norms(series: RunSeries) -> Finding | None:
+    points = [p for p in series.steps if p.grad_norm is not None]
+    # a zero beside a zero loss is a step without scored tokens, which another check reports
+    zeros = [p for p in points if p.grad_norm == 0 and p.loss != 0]
+    if len(zeros) < _MOSTLY * len(points):
+        return None
+    losses = [value for _, value in series.losses()]
+    ends = trend(losses) if len(losses) >= _FEWEST_NORMS else None
+    still = ends is not None and not ends.fell(0.02)
+    return from_page(
+        "gradient-zero",
+        f"grad_norm 0 at {len(zeros):,} of {len(points):,} entries, the first at step {zeros[0].step:,}",
+        f"training loss {ends.head:.4g} at the start, {ends.tail:.4g} at the end" if ends else None,
+        case="loss still" if still else "loss falls",
+        severity="error" if still else "warning",
+    )
+
+
+def _explodes(series: RunSeries) -> Finding | None:
+    norms = series.grad_norms()
+    values = [value for _, value in norms]
+    rest = values[len(values) // 10 :]
+    usual = statistics.median(rest)
+    if usual <= 0:
+        return None
+    ends = trend(rest)
+    largest = max(range(len(values) // 10, len(values)), key=lambda place: values[place])
+    grown = ends.tail > _GROWN * max(ends.head, 1e-30) and not _much_lower(series)
+    # large gradients at the start, which then fall, are how hidden states and maps begin
+    lone = [place for place in range(len(values) // 3, len(values)) if values[place] > _LONE * usual]
+    if not grown and not lone:
+        return None
+    return from_page(
+        "gradient-explodes",
+        f"median {usual:.3g}; {ends.head:.3g} early, {ends.tail:.3g} at the end",
+        f"largest {values[largest]:.3g} at step {norms[largest][0]:,}",
+        f"{len(lone)} steps above {_LONE:.0f} times the median" if lone else None,
+        case="growth" if grown else "spikes",
+    )
+
+
+def _much_lower(series: RunSeries) -> bool:
+    """Return whether the loss fell by half or more: a norm that grows as the loss gets small is normal at the end."""
+    losses = [value for _, value in series.losses()]
+    return len(losses) >= _FEWEST_NORMS and trend(losses).fell(0.5)

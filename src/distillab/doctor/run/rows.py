@@ -55,6 +55,14 @@ _KNOWN = frozenset(
     for name in names
 )
 
+_HELD_OUT_WORDS = frozenset(("eval", "val", "valid", "validation", "test", "dev", "heldout"))
+_LOSS = frozenset(("loss", "losses", "kl", "kld", "js", "jsd", "ce", "nll", "mse", "divergence"))
+_WEIGHT = frozenset(("weight", "coef", "coeff", "coefficient", "alpha", "lambda", "scale"))
+_SETTINGS = frozenset(("lr", "rate", "temperature", "beta", "ratio", "count", "tokens", "num", "step", "type", "name"))
+_SUMMARIES = frozenset(("best", "min", "max", "target", "initial", "ema", "std", "var"))
+_OTHER = _WEIGHT | _SETTINGS | _SUMMARIES
+_SAYS_NOTHING = frozenset(("loss", "losses", "train", "training"))
+
 
 @dataclass(frozen=True)
 class LogRow:
@@ -199,15 +207,6 @@ def _others() -> list[str]:
 def _near(seen: Mapping[str, None]) -> list[str]:
     known = [name for table in (_TRAINING, _HELD_OUT) for names in table.values() for name in names]
     return [f"{name}: {near}" for name in seen if (near := near_names(name, known)).startswith("did")][:3]
-
-
-_HELD_OUT_WORDS = frozenset(("eval", "val", "valid", "validation", "test", "dev", "heldout"))
-_LOSS = frozenset(("loss", "losses", "kl", "kld", "js", "jsd", "ce", "nll", "mse", "divergence"))
-_WEIGHT = frozenset(("weight", "coef", "coeff", "coefficient", "alpha", "lambda", "scale"))
-_SETTINGS = frozenset(("lr", "rate", "temperature", "beta", "ratio", "count", "tokens", "num", "step", "type", "name"))
-_SUMMARIES = frozenset(("best", "min", "max", "target", "initial", "ema", "std", "var"))
-_OTHER = _WEIGHT | _SETTINGS | _SUMMARIES
-_SAYS_NOTHING = frozenset(("loss", "losses", "train", "training"))
 
 
 def parts_of(named: Mapping[str, Any], known: frozenset[str]) -> tuple[dict[str, float], dict[str, float]]:

@@ -20,6 +20,8 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 _MOST_FACTS = 8
 
+_NEAR = 0.88
+
 
 @dataclass(frozen=True)
 class RowSource:
@@ -140,9 +142,6 @@ def local(path: str, *, beside: Path) -> Path | None:
         if place.exists():
             return place
     return None
-
-
-_NEAR = 0.88
 
 
 def misspelt(values: Mapping[str, Any], *, known: Iterable[str]) -> tuple[tuple[str, str], ...]:
