@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.doctor.batch_samples import tokenizer_of
 
-from distillab.doctor.batch.audit import run_batch_checks
+from distillab.doctor.batch.audit import Told, run_batch_checks
 from distillab.doctor.batch.rows import read_batches
 from distillab.doctor.batch.show import row_line
 from distillab.doctor.batch.tokens import text_range, token_facts
@@ -80,16 +80,7 @@ def test_a_loader_is_read_as_far_as_is_needed():
 
 
 def examine(batch, tokenizer, ignore_index=-100):
-    return run_batch_checks(
-        read_batches(batch),
-        tokenizer,
-        shifts=None,
-        learns=None,
-        ignore_index=ignore_index,
-        pad_id=None,
-        vocabulary=None,
-        absolute_positions=None,
-    )
+    return run_batch_checks(read_batches(batch), tokenizer, Told(ignore_index=ignore_index))
 
 
 def test_a_row_is_shown_with_its_mask(materials):

@@ -13,7 +13,7 @@ from tests.doctor.data_refusals import ANSWERED, REFUSED
 from tests.doctor.data_samples import Data, pairs
 
 from distillab.data.encoding import EncodedRow
-from distillab.doctor.data import encoded
+from distillab.doctor.data import subject as data_subject
 from distillab.doctor.data.damage import misread
 from distillab.doctor.data.entropy import lowest_loss
 from distillab.doctor.data.languages import differ, language_of
@@ -229,7 +229,7 @@ def test_a_large_part_is_sampled_by_prompt(materials, monkeypatch):
     prompts = [p for p, _ in data.rows[:20]]
     rows = pairs([(p, f"{word} {n}") for n, p in enumerate(prompts) for word in ("yes", "no")])
     whole = encode_part(data.reader(), rows)
-    monkeypatch.setattr(encoded, "MOST_ROWS", 20)
+    monkeypatch.setattr(data_subject, "MOST_ROWS", 20)
     part = encode_part(data.reader(), rows)
     assert (part.total, part.looked, part.summary) == (40, 20, "40 rows, 20 of them encoded")
     assert set(Counter(example.prompt for example in part.examples).values()) == {2}

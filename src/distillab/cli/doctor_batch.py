@@ -60,7 +60,7 @@ def batch_command(
     from distillab.cli.console import quiet_libraries
 
     quiet_libraries()
-    from distillab.doctor.batch.audit import run_batch_checks
+    from distillab.doctor.batch.audit import Told, run_batch_checks
     from distillab.doctor.batch.sequences import check_tokens_overlap
     from distillab.pairing.loading import load_tokenizer, logits_width
     from distillab.records import Investigation
@@ -68,16 +68,8 @@ def batch_command(
     path = _one_of(file, dataset)
     given = _given(path)
     loaded = load_tokenizer(tokenizer)
-    reading = run_batch_checks(
-        given,
-        loaded.tokenizer,
-        shifts=shifts,
-        learns=learns,
-        ignore_index=ignore_index,
-        pad_id=pad_id,
-        vocabulary=logits_width(tokenizer),
-        absolute_positions=_counts_from_padding(tokenizer),
-    )
+    told = Told(shifts, learns, ignore_index, pad_id, logits_width(tokenizer), _counts_from_padding(tokenizer))
+    reading = run_batch_checks(given, loaded.tokenizer, told)
     checks = reading.checks
     if held_out is not None:
         checks = (*checks, check_tokens_overlap(_texts(path, given), _texts(held_out, None), reading.facts))

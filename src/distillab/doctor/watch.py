@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast, Trainer, TrainerCallback
 
-from distillab.doctor.batch.audit import IGNORED, Learns, Shifts, audit_batch
+from distillab.doctor.batch.audit import IGNORED, Learns, Shifts, Told, run_batch_checks
+from distillab.doctor.batch.rows import read_batches
 from distillab.doctor.checks import from_page
 from distillab.doctor.pair.contract import side_by_side_lines
 from distillab.doctor.run.audit import run_log_checks, with_facts
@@ -69,12 +70,7 @@ class Watch:
             raise ConfigError("A watch examines something.", facts=[f"batches: {batches}; every: {every}; at least 1"])
         self._tokenizer = tokenizer
         self._stop, self._most, self._every, self._vocabulary = stop, batches, every, vocabulary
-        self._settings: dict[str, Any] = {
-            "shifts": shifts,
-            "learns": learns,
-            "ignore_index": ignore_index,
-            "vocabulary": width,
-        }
+        self._told = Told(shifts, learns, ignore_index, vocabulary=width)
         self._batches: list[dict[str, Any]] = []
         self._history: list[dict[str, Any]] = []
         self._of_model: tuple[CheckResult, ...] = ()
@@ -108,7 +104,7 @@ class Watch:
             return
         self._batches.append({name: _copied(value) for name, value in batch.items()})
         if len(self._batches) in (1, self._most):
-            self._of_batches = audit_batch(self._batches, self._tokenizer, **self._settings)
+            self._of_batches = run_batch_checks(read_batches(self._batches), self._tokenizer, self._told).checks
             self._tell(self._of_batches)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -19,21 +19,22 @@ _MOST_LATE = 8
 
 @check("attention and positions")
 def check_attention(
-    rows: Sequence[PlacedRow], facts: TokenFacts, given: GivenBatches, *, absolute_positions: bool | None
+    rows: Sequence[PlacedRow], facts: TokenFacts, given: GivenBatches, of_masks: Sequence[Finding]
 ) -> Checked:
     """Compare attention mask and position ids with where the text lies.
 
     Args:
-        absolute_positions: the model learns a vector for every position (GPT-2); None: not known.
+        of_masks: what was found when the masks were read.
     """
     masks = sum(row.row.attention is not None for row in rows)
     positions = sum(row.row.positions is not None for row in rows)
     counts = f"{len(rows):,} rows, {masks:,} with an attention mask, {positions:,} with position ids"
     yield Scope("; ".join((counts, *given.notes)))
+    yield from of_masks
     yield _padding_attended(rows, facts)
     yield _hidden(rows, facts)
-    yield _padding_side(rows, facts, absolute_positions)
-    yield _positions(rows, facts) or _run_through(rows) or _begin_late(rows, absolute_positions)
+    yield _padding_side(rows, facts)
+    yield _positions(rows, facts) or _run_through(rows) or _begin_late(rows, facts)
 
 
 def _padding_attended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
@@ -102,8 +103,8 @@ def _is_unscored(row: PlacedRow, holes: Ints) -> bool:
     return len(holes) >= 4 and len(np.setxor1d(holes, unscored)) <= 2
 
 
-def _padding_side(rows: Sequence[PlacedRow], facts: TokenFacts, absolute: bool | None) -> Finding | None:
-    if not absolute:
+def _padding_side(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
+    if not facts.told.absolute_positions:
         return None
     hit = [
         row
@@ -187,12 +188,12 @@ def _run_through(rows: Sequence[PlacedRow]) -> Finding | None:
     )
 
 
-def _begin_late(rows: Sequence[PlacedRow], absolute: bool | None) -> Finding | None:
+def _begin_late(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
     """Every row counts from one number above 0: the mask was summed, without the - 1. Later parts of texts vary."""
     texts = [row for row in rows if row.row.positions is not None and row.stop - row.read_from >= 2]
     first = [int(row.row.positions[row.read_from]) for row in texts if row.row.positions is not None]
     # a single row may go on behind one that came before it, and one token of padding before a row is padding-side's
-    if not absolute or len(first) < 2 or len(set(first)) > 1 or not 0 < first[0] <= _MOST_LATE:
+    if not facts.told.absolute_positions or len(first) < 2 or len(set(first)) > 1 or not 0 < first[0] <= _MOST_LATE:
         return None
     if all(row.start == first[0] for row in texts):
         return None

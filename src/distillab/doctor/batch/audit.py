@@ -9,13 +9,13 @@ from transformers import PreTrainedTokenizerFast
 from distillab.doctor.batch.attention import check_attention
 from distillab.doctor.batch.eos import check_ends
 from distillab.doctor.batch.ids import check_ids, much_unknown
-from distillab.doctor.batch.label_offset import PlacedRow, Shifts, place, placements
+from distillab.doctor.batch.label_offset import PlacedRow, place, placements
 from distillab.doctor.batch.labels import check_labels
 from distillab.doctor.batch.markers import read_row
 from distillab.doctor.batch.mask_kinds import read_kinds
 from distillab.doctor.batch.packing import check_packing, samples_of
-from distillab.doctor.batch.rows import GivenBatches, read_batches
-from distillab.doctor.batch.scored import Learns, check_scored
+from distillab.doctor.batch.rows import IGNORED, GivenBatches, Learns, Shifts, Told, read_batches
+from distillab.doctor.batch.scored import check_scored
 from distillab.doctor.batch.sequences import check_sequences
 from distillab.doctor.batch.template import check_template
 from distillab.doctor.batch.tokens import TokenFacts, token_facts
@@ -23,9 +23,7 @@ from distillab.doctor.causes import with_causes
 from distillab.errors import ConfigError
 from distillab.records import CheckResult
 
-__all__ = ["BatchReading", "Learns", "Shifts", "audit_batch", "run_batch_checks"]
-
-IGNORED = -100
+__all__ = ["IGNORED", "BatchReading", "Learns", "Shifts", "Told", "audit_batch", "run_batch_checks"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,67 +74,44 @@ def audit_batch(
         ShapeError: labels or masks are shaped otherwise than the ids.
         ConfigError: ignore_index is a token's id.
     """
-    return run_batch_checks(
-        read_batches(batches),
-        tokenizer,
-        shifts=shifts,
-        learns=learns,
-        ignore_index=ignore_index,
-        pad_id=pad_id,
-        vocabulary=vocabulary,
-        absolute_positions=absolute_positions,
-    ).checks
+    told = Told(shifts, learns, ignore_index, pad_id, vocabulary, absolute_positions)
+    return run_batch_checks(read_batches(batches), tokenizer, told).checks
 
 
-def run_batch_checks(
-    given: GivenBatches,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    shifts: Shifts | None,
-    learns: Learns | None,
-    ignore_index: int,
-    pad_id: int | None,
-    vocabulary: int | None,
-    absolute_positions: bool | None,
-) -> BatchReading:
+def run_batch_checks(given: GivenBatches, tokenizer: PreTrainedTokenizerFast, told: Told) -> BatchReading:
     """`audit_batch` on batches that were read; it also gives the rows."""
-    facts = token_facts(tokenizer, pad_id)
-    if ignore_index >= 0 and facts.meaning(ignore_index).kind in ("text", "byte"):
+    facts = replace(token_facts(tokenizer, told.pad_id), told=told)
+    ignored = told.ignore_index
+    if ignored >= 0 and facts.meaning(ignored).kind in ("text", "byte"):
         raise ConfigError(
-            "The label that is not scored is an ordinary token.", facts=[f"ignore_index: {facts.name(ignore_index)}"]
+            "The label that is not scored is an ordinary token.", facts=[f"ignore_index: {facts.name(ignored)}"]
         )
     if facts.unk is not None and much_unknown(given.rows, facts):
         facts = replace(facts, padding=facts.padding - {facts.unk})
-    given, of_masks = read_kinds(given, facts, ignore_index=ignore_index)
-    expected = 1 if shifts == "batch" else 0
-    found = placements(given.rows, facts, expected=expected, ignore_index=ignore_index)
-    labels = check_labels(given.rows, found, facts, shifts=shifts, expected=expected, ignore_index=ignore_index)
+    given, of_masks = read_kinds(given, facts)
+    found = placements(given.rows, facts)
     placed = tuple(
-        place(row, placement, facts, ignore_index=ignore_index)
+        place(row, placement, facts)
         for row, placement in zip(given.rows, found, strict=True)
         if placement.kind not in ("unrelated", "other_row", "denoising")
     )
     texts = [read_row(row, facts) for row in placed]
     # attention, and what begins, repeats or is spelled, is judged for every row
     every = tuple(
-        place(row, replace(placement, offset=0), facts, ignore_index=ignore_index)
-        for row, placement in zip(given.rows, found, strict=True)
+        place(row, replace(placement, offset=0), facts) for row, placement in zip(given.rows, found, strict=True)
     )
     samples = [sample for row in placed for sample in samples_of(row)]
     every_sample = [read_row(sample, facts) for row in every for sample in samples_of(row)]
-    every_text = [read_row(row, facts) for row in every]
-    attention = check_attention(every, facts, given, absolute_positions=absolute_positions)
-    attention = attention.model_copy(update={"findings": (*of_masks, *attention.findings)})
     checks = with_causes(
         (
-            labels,
-            check_scored(texts, facts, learns=learns),
-            check_ends(samples, facts, learns=learns),
-            attention,
+            check_labels(given.rows, found, facts),
+            check_scored(texts, facts),
+            check_ends(samples, facts),
+            check_attention(every, facts, given, of_masks),
             check_packing(texts, facts, given),
             check_sequences(every_sample, samples, facts),
-            check_template(every_text, facts),
-            check_ids(given.rows, placed, facts, ignore_index=ignore_index, vocabulary=vocabulary),
+            check_template([read_row(row, facts) for row in every], facts),
+            check_ids(given.rows, placed, facts),
         )
     )
     judged = {(row.row.batch, row.row.place): row for row in placed}

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 from distillab.doctor.batch.label_offset import PlacedRow
-from distillab.doctor.batch.scored import Learns
 from distillab.doctor.batch.show import row_example
 from distillab.doctor.batch.tokens import END_TEXTS, TokenFacts
 from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
@@ -30,11 +29,10 @@ _SENTENCE = frozenset(".!?…。！？\"')]}”’")
 
 
 @check("ends of answers")
-def check_ends(rows: Sequence[PlacedRow], facts: TokenFacts, *, learns: Learns | None) -> Checked:
+def check_ends(rows: Sequence[PlacedRow], facts: TokenFacts) -> Checked:
     """Look at the last scored token of every row, and at what follows it.
 
-    Args:
-        learns: as in `check_scored`. Of answers the end is learned; a text may go on, and a prompt has none.
+    Of answers the end is learned; a text may go on, and a prompt has none.
     """
     judged = [row for row in rows if row.scored.any()]
     yield Scope(f"{len(judged):,} rows with scored tokens")
@@ -46,7 +44,7 @@ def check_ends(rows: Sequence[PlacedRow], facts: TokenFacts, *, learns: Learns |
     if _own_end(judged, facts):
         yield Scope(f"{len(judged):,} rows with scored tokens; all end in the same token, which counts as their EOS")
         return
-    yield _never_learned(ends, facts, learns) or _some_hidden(ends, facts)
+    yield _never_learned(ends, facts) or _some_hidden(ends, facts)
     yield _cut(ends, facts) or cut_and_ended([row for row, end in ends if end == "learned"], facts)
 
 
@@ -86,12 +84,12 @@ def _own_end(rows: Sequence[PlacedRow], facts: TokenFacts) -> bool:
     return token not in facts.ends and len(rows) >= 4 and count >= 0.9 * len(rows) and odd
 
 
-def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts, learns: Learns | None) -> Finding | None:
-    if learns == "prompts":
-        return None
-    rows = [row for row, _ in ends]
-    if any(end == "learned" for _, end in ends) or any(
-        int(token) in facts.ends for row in rows for token in row.targets[row.scored]
+def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts) -> Finding | None:
+    rows, learns = [row for row, _ in ends], facts.told.learns
+    if (
+        learns == "prompts"
+        or any(end == "learned" for _, end in ends)
+        or any(int(token) in facts.ends for row in rows for token in row.targets[row.scored])
     ):
         return None
     hidden = [row for row, end in ends if end == "hidden"]

@@ -30,35 +30,28 @@ _ONE_SCRIPT = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "HANGUL": "CJK", "FULLWIDTH
 
 
 @check("ids")
-def check_ids(
-    rows: Sequence[BatchRow],
-    placed: Sequence[PlacedRow],
-    facts: TokenFacts,
-    *,
-    ignore_index: int,
-    vocabulary: int | None,
-) -> Checked:
+def check_ids(rows: Sequence[BatchRow], placed: Sequence[PlacedRow], facts: TokenFacts) -> Checked:
     """Compare input ids and labels with what the tokenizer knows.
 
     Args:
         placed: the rows whose labels belong to them.
-        vocabulary: rows of the model's output layer; None: not known.
     """
     tokens = sum(len(row.ids) for row in rows)
-    known = len(facts.meanings)
+    known, vocabulary = len(facts.meanings), facts.told.vocabulary
     models = "" if vocabulary is None else f" and {vocabulary:,} of the model"
     yield Scope(f"{len(rows):,} rows, {tokens:,} ids, against {known:,} of the tokenizer{models}")
-    outside = _outside(rows, facts, ignore_index, vocabulary)
+    outside = _outside(rows, facts)
     yield outside
     yield _unknown(rows, facts)
     yield None if outside else _other_cuts(placed, facts)
 
 
-def _outside(rows: Sequence[BatchRow], facts: TokenFacts, ignore_index: int, vocabulary: int | None) -> Finding | None:
+def _outside(rows: Sequence[BatchRow], facts: TokenFacts) -> Finding | None:
+    vocabulary = facts.told.vocabulary
     bad: dict[str, Ints] = {}
     for name, every in (
         ("input_ids", [row.ids for row in rows]),
-        ("labels", [row.labels[row.labels != ignore_index] for row in rows]),
+        ("labels", [row.labels[facts.scored(row.labels)] for row in rows]),
     ):
         ids = np.concatenate(every) if every else np.array([], dtype=np.int64)
         limit = min(len(facts.meanings), vocabulary or len(facts.meanings))
@@ -82,7 +75,6 @@ def _outside(rows: Sequence[BatchRow], facts: TokenFacts, ignore_index: int, voc
         "ids-outside-vocabulary",
         *evidence,
         case="another ignore index" if other_ignore else "other ids",
-        severity="warning" if other_ignore else "error",
         example=(
             f"{row.origin}: input_ids {row.ids[:8].tolist()} … {row.ids[-4:].tolist()}, "
             f"labels {row.labels[:8].tolist()} … {row.labels[-4:].tolist()}",

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from distillab.doctor.batch.rows import BatchRow, Ints
 from distillab.doctor.batch.tokens import TokenFacts, text_range
 
-Shifts = Literal["model", "batch"]
 Kind = Literal["nothing_scored", "agrees", "moved", "other_row", "unrelated", "partly", "denoising"]
 
 # A label or two may differ for good reasons (an end token over the first padding); a moved row agrees nowhere.
@@ -90,39 +89,32 @@ class PlacedRow:
         return self.row.fills and self.start == 0 and self.stop >= len(self.row.ids)
 
 
-def placements(
-    rows: Sequence[BatchRow], facts: TokenFacts, *, expected: int, ignore_index: int
-) -> tuple[Placement, ...]:
-    """The placement of every row.
-
-    Args:
-        expected: the offset that is right: 0 where the model or the loss shifts, 1 where the batch is shifted.
-    """
+def placements(rows: Sequence[BatchRow], facts: TokenFacts) -> tuple[Placement, ...]:
+    """The placement of every row."""
     found = []
     for number, row in enumerate(rows):
-        scored = row.labels != ignore_index
-        placement = _expected(row, scored, facts, expected)
+        placement = _expected(row, facts)
         if placement.kind in ("unrelated", "partly"):
-            placement = _moved(row, scored, placement, facts, expected)
+            placement = _moved(row, placement, facts)
         if placement.kind == "unrelated":
-            placement = _other_row(rows, number, scored, placement, expected)
-        if placement.kind in ("unrelated", "partly") and _denoised(row, scored, facts, expected):
-            placement = Placement("denoising", expected, placement.agreement, placement.compared)
+            placement = _other_row(rows, number, placement, facts)
+        if placement.kind in ("unrelated", "partly") and _denoised(row, facts):
+            placement = replace(placement, kind="denoising")
         found.append(placement)
-    found = _end_together(rows, found, facts, ignore_index)
-    return tuple(_settled(rows, found, facts, expected, ignore_index))
+    return tuple(_settled(rows, _end_together(rows, found, facts), facts))
 
 
-def place(row: BatchRow, placement: Placement, facts: TokenFacts, *, ignore_index: int) -> PlacedRow:
+def place(row: BatchRow, placement: Placement, facts: TokenFacts) -> PlacedRow:
     """The row with its labels moved to where they are meant."""
     length, offset = len(row.ids), placement.offset
     ids, attention = row.ids, row.attention
-    last = int(row.labels[-1]) if length else ignore_index
+    ignored = facts.told.ignore_index
+    last = int(row.labels[-1]) if length else ignored
     # a rolled label comes from the row's beginning and is no further token
-    if offset == 1 and last != ignore_index and last not in facts.begins and last != int(ids[0]):
+    if offset == 1 and last != ignored and last not in facts.begins and last != int(ids[0]):
         ids = np.append(ids, last)
         attention = None if attention is None else np.append(attention, attention[-1])
-    places = np.flatnonzero(row.labels != ignore_index) + offset
+    places = facts.scored(row.labels) + offset
     scored = np.zeros(len(ids), dtype=np.bool_)
     places = places[(places >= 1) & (places < len(ids))]
     if placement.kind == "moved" and offset not in (0, 1):
@@ -143,14 +135,12 @@ def _agreement(row: BatchRow, places: Ints, offset: int) -> tuple[float, int]:
     return float((row.labels[at] == row.ids[at + offset]).mean()), len(at)
 
 
-def _expected(row: BatchRow, scored: NDArray[np.bool_], facts: TokenFacts, expected: int) -> Placement:
-    places = np.flatnonzero(scored)
+def _expected(row: BatchRow, facts: TokenFacts) -> Placement:
+    places, expected = facts.scored(row.labels), facts.told.offset
     if not len(places):
         return Placement("nothing_scored", expected, 1.0, 0)
     # an end token as the label of the first padding is right, though the input there is the padding token
-    start, stop = text_range(row.ids, row.attention, facts)
-    target = places + expected
-    inside = places[(target >= start) & (target < stop)]
+    inside = _into_text(row, places, expected, facts)
     # two texts that begin with the same begin token are no likelier to be one
     without_begins = inside[~np.isin(row.labels[inside], facts.begins)]
     inside = without_begins if len(without_begins) else inside
@@ -182,20 +172,18 @@ def _into_text(row: BatchRow, places: Ints, offset: int, facts: TokenFacts) -> I
     return places[(places + offset >= start) & (places + offset < stop)]
 
 
-def _moved(row: BatchRow, scored: NDArray[np.bool_], before: Placement, facts: TokenFacts, expected: int) -> Placement:
-    places = np.flatnonzero(scored)
+def _moved(row: BatchRow, before: Placement, facts: TokenFacts) -> Placement:
+    places = facts.scored(row.labels)
     if len(places) < _FEWEST or len(np.unique(row.labels[places])) < _FEWEST:
         return before
-    for offset in _offsets(row, places, expected, far=before.kind == "unrelated"):
+    for offset in _offsets(row, places, before.offset, far=before.kind == "unrelated"):
         share, compared = _agreement(row, _into_text(row, places, offset, facts), offset)
         if share >= max(_MOVED, before.agreement) and compared >= max(_FEWEST, len(places) // 2):
-            return Placement("moved", offset, before.agreement, before.compared)
+            return replace(before, kind="moved", offset=offset)
     return before
 
 
-def _end_together(
-    rows: Sequence[BatchRow], found: Sequence[Placement], facts: TokenFacts, ignore_index: int
-) -> list[Placement]:
+def _end_together(rows: Sequence[BatchRow], found: Sequence[Placement], facts: TokenFacts) -> list[Placement]:
     """Rows with few labels, padded on two sides: the last label is the last token of the text, in nearly all of them.
 
     A row alone could be so by accident; together they could not.
@@ -203,7 +191,7 @@ def _end_together(
     moved: dict[int, Placement] = {}
     labels = judged = 0
     for number, (row, placement) in enumerate(zip(rows, found, strict=True)):
-        places = np.flatnonzero(row.labels != ignore_index)
+        places = facts.scored(row.labels)
         labels += placement.compared if placement.kind == "moved" else 0
         if placement.kind not in ("unrelated", "partly") or not len(places):
             continue
@@ -211,34 +199,30 @@ def _end_together(
         offset = text_range(row.ids, row.attention, facts)[1] - 1 - int(places[-1])
         share, compared = _agreement(row, places, offset)
         if offset and share >= _MOVED and compared == len(places):
-            moved[number] = Placement("moved", offset, placement.agreement, placement.compared)
+            moved[number] = replace(placement, kind="moved", offset=offset)
             labels += compared
     certain = len(moved) >= max(2, 0.9 * judged) and labels >= 2 * _FEWEST
     return [moved.get(number, placement) if certain else placement for number, placement in enumerate(found)]
 
 
-def _settled(
-    rows: Sequence[BatchRow], found: Sequence[Placement], facts: TokenFacts, expected: int, ignore_index: int
-) -> Iterator[Placement]:
+def _settled(rows: Sequence[BatchRow], found: Sequence[Placement], facts: TokenFacts) -> Iterator[Placement]:
     """Rows with too few labels to be judged alone go with the others, where they agree with them."""
     offsets = [placement.offset for placement in found if placement.kind == "moved"]
-    common = max(set(offsets), key=offsets.count) if offsets else expected
+    common = max(set(offsets), key=offsets.count, default=facts.told.offset)
     for row, placement in zip(rows, found, strict=True):
         if placement.kind in ("unrelated", "partly") and offsets:
-            places = np.flatnonzero(row.labels != ignore_index)
+            places = facts.scored(row.labels)
             share, compared = _agreement(row, _into_text(row, places, common, facts), common)
             if compared and share >= _MOVED:
-                placement = Placement("moved", common, placement.agreement, placement.compared)
+                placement = replace(placement, kind="moved", offset=common)
             elif 2 * len(offsets) > sum(other.kind not in ("agrees", "nothing_scored") for other in found):
                 # what agrees in such a batch does so by accident, and nothing can be read off it
                 placement = replace(placement, kind="unrelated")
         yield placement
 
 
-def _other_row(
-    rows: Sequence[BatchRow], number: int, scored: NDArray[np.bool_], before: Placement, expected: int
-) -> Placement:
-    row, places = rows[number], np.flatnonzero(scored)
+def _other_row(rows: Sequence[BatchRow], number: int, before: Placement, facts: TokenFacts) -> Placement:
+    row, places, expected = rows[number], facts.scored(rows[number].labels), facts.told.offset
     if len(places) < _FEWEST:
         return before
     for other, candidate in enumerate(rows):
@@ -246,15 +230,15 @@ def _other_row(
         if other == number or len(at) < max(_FEWEST, len(places) // 2):
             continue
         if float((row.labels[at] == candidate.ids[at + expected]).mean()) >= _MOVED:
-            return Placement("other_row", expected, before.agreement, before.compared, other)
+            return replace(before, kind="other_row", other=other)
     return before
 
 
-def _denoised(row: BatchRow, scored: NDArray[np.bool_], facts: TokenFacts, expected: int) -> bool:
+def _denoised(row: BatchRow, facts: TokenFacts) -> bool:
     """Whether the inputs that differ from their labels are a mask token: then the model fills in, and is not causal."""
-    places = np.flatnonzero(scored)
-    places = places[places + expected < len(row.ids)]
-    inputs = row.ids[places + expected]
+    places, offset = facts.scored(row.labels), facts.told.offset
+    places = places[places + offset < len(row.ids)]
+    inputs = row.ids[places + offset]
     inputs = inputs[inputs != row.labels[places]]
     if not len(inputs):
         return False

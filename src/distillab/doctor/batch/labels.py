@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from distillab.doctor.batch.label_offset import Placement, Shifts
+from distillab.doctor.batch.label_offset import Placement
 from distillab.doctor.batch.rows import BatchRow
 from distillab.doctor.batch.show import token_names
 from distillab.doctor.batch.tokens import TokenFacts
@@ -19,45 +17,31 @@ _MOVED = ("ahead", "in_place", "behind", "far", "other_row")
 
 
 @check("labels")
-def check_labels(
-    rows: Sequence[BatchRow],
-    placed: Sequence[Placement],
-    facts: TokenFacts,
-    *,
-    shifts: Shifts | None,
-    expected: int,
-    ignore_index: int,
-) -> Checked:
-    """Compare the labels with the inputs.
-
-    Args:
-        rows, placed: of the same order.
-        shifts: as the caller gives it; None: not given.
-        expected: the offset at which labels were expected.
-    """
+def check_labels(rows: Sequence[BatchRow], placed: Sequence[Placement], facts: TokenFacts) -> Checked:
+    """Compare the labels of rows with the inputs; the placements are in the same order."""
     compared = sum(placement.compared for placement in placed)
     yield Scope(f"{len(rows):,} rows, {compared:,} labels compared with the inputs")
     if not compared:
         raise Skipped("no label is scored")
     denoising = [number for number, placement in enumerate(placed) if placement.kind == "denoising"]
     if denoising:
-        evidence, example = _evidence(rows, placed, denoising, facts, expected, ignore_index)
+        evidence, example = _evidence(rows, placed, denoising, facts)
         mostly = "the inputs that differ from their labels are mostly the same token"
         yield from_page("labels-not-inputs", *evidence, mostly, case="masked", example=example)
         return
     groups: dict[str, list[int]] = {}
     for number, placement in enumerate(placed):
-        groups.setdefault(_group(placement, expected), []).append(number)
+        groups.setdefault(_group(placement, facts.told.offset), []).append(number)
     _join_moved(groups)
     unplaced = _explained_by_moved(groups)
     for group, numbers in groups.items():
         if group == "good" or group in unplaced:
             continue
-        evidence, example = _evidence(rows, placed, numbers, facts, expected, ignore_index)
+        evidence, example = _evidence(rows, placed, numbers, facts)
         if unplaced and group in _MOVED:
             more = sum(len(groups[name]) for name in unplaced)
             evidence += (f"{more:,} further rows whose labels are not the inputs either, at no known offset",)
-        yield _finding(group, [placed[number] for number in numbers], facts, shifts, expected, evidence, example)
+        yield _finding(group, [placed[number] for number in numbers], facts, evidence, example)
 
 
 def _group(placement: Placement, expected: int) -> str:
@@ -89,12 +73,7 @@ def _explained_by_moved(groups: dict[str, list[int]]) -> frozenset[str]:
 
 
 def _evidence(
-    rows: Sequence[BatchRow],
-    placed: Sequence[Placement],
-    numbers: Sequence[int],
-    facts: TokenFacts,
-    expected: int,
-    ignore_index: int,
+    rows: Sequence[BatchRow], placed: Sequence[Placement], numbers: Sequence[int], facts: TokenFacts
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     chosen = [placed[number] for number in numbers]
     total = sum(placement.compared for placement in chosen)
@@ -110,7 +89,7 @@ def _evidence(
     row, placement = rows[numbers[0]], chosen[0]
     if placement.other is not None:
         evidence.append(f"the labels of {row.origin} are the inputs of {rows[placement.other].origin}")
-    places = np.flatnonzero(row.labels != ignore_index)
+    places, expected = facts.scored(row.labels), facts.told.offset
     wrong = places[places + expected < len(row.ids)]
     wrong = wrong[row.labels[wrong] != row.ids[wrong + expected]][:_SHOWN]
     inputs, labels = token_names(row.ids[wrong], facts), token_names(row.labels[wrong], facts)
@@ -128,28 +107,20 @@ def _finding(
     group: str,
     placed: Sequence[Placement],
     facts: TokenFacts,
-    shifts: Shifts | None,
-    expected: int,
     evidence: tuple[str, ...],
     example: tuple[str, ...],
 ) -> Finding:
     if group == "ahead":
-        return from_page(
-            "labels-shifted-twice",
-            *(
-                (*evidence, "whether the model or the loss shifts them later is not known (--shifts)")
-                if shifts is None
-                else evidence
-            ),
-            example=example,
-        )
+        unknown = "whether the model or the loss shifts them later is not known (--shifts)"
+        known = facts.told.shifts is not None
+        return from_page("labels-shifted-twice", *evidence, None if known else unknown, example=example)
     if group == "in_place":
         return from_page("labels-not-shifted", *evidence, example=example)
     if group == "behind":
         return from_page(
             "labels-shifted-wrong-way",
             *evidence,
-            case="shifted in the batch" if expected == 0 else "shifted by the model",
+            case="shifted by the model" if facts.told.offset else "shifted in the batch",
             example=example,
         )
     if group == "far":

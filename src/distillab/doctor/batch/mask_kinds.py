@@ -16,12 +16,12 @@ from distillab.records import Finding
 _MOST = 0.9
 
 
-def read_kinds(given: GivenBatches, facts: TokenFacts, *, ignore_index: int) -> tuple[GivenBatches, list[Finding]]:
+def read_kinds(given: GivenBatches, facts: TokenFacts) -> tuple[GivenBatches, list[Finding]]:
     """The batches with masks that the other checks can read, and what is wrong with the masks as they were given."""
     found: list[Finding] = []
     tables = [row for row in given.rows if row.table is not None]
     if tables:
-        given, found = _with_tables(given, tables, ignore_index)
+        given, found = _with_tables(given, tables, facts)
     lines = [row for row in given.rows if row.table is None and row.attention is not None]
     added = [row for row in lines if row.added]
     if added:
@@ -32,20 +32,20 @@ def read_kinds(given: GivenBatches, facts: TokenFacts, *, ignore_index: int) -> 
     return given, found
 
 
-def _scored(row: BatchRow, ignore_index: int) -> Ints:
+def _scored(row: BatchRow, facts: TokenFacts) -> Ints:
     """Places of the labels of a row that are scored, and have a place before them."""
-    places = np.flatnonzero(row.labels != ignore_index)
+    places = facts.scored(row.labels)
     return places[places >= 1]
 
 
 def _with_tables(
-    given: GivenBatches, tables: Sequence[BatchRow], ignore_index: int
+    given: GivenBatches, tables: Sequence[BatchRow], facts: TokenFacts
 ) -> tuple[GivenBatches, list[Finding]]:
     """Tables become a line a row: what the scored tokens read, and behind them what reads itself."""
     factors = [row for row in tables if row.factors]
     hidden = ahead = scored = 0
     for row in tables:
-        places = _scored(row, ignore_index)
+        places = _scored(row, facts)
         table = row.table if row.table is not None else np.ones((len(row.ids), len(row.ids)), dtype=np.bool_)
         scored += len(places)
         hidden += int((~table[places, places]).sum())
@@ -62,7 +62,7 @@ def _with_tables(
         found.append(from_page("attention-mask-kind", fact, case="float table"))
     elif not inverted and scored and ahead >= 0.5 * scored:
         found.append(_ahead(tables, ahead, scored))
-    lines = {(row.batch, row.place): _line(row, ignore_index) for row in tables}
+    lines = {(row.batch, row.place): _line(row, facts) for row in tables}
     rows = tuple(
         replace(row, attention=lines[row.batch, row.place]) if row.table is not None else row for row in given.rows
     )
@@ -70,8 +70,8 @@ def _with_tables(
     return replace(given, rows=rows, boundaries=given.boundaries or ("attention_mask" if apart else None)), found
 
 
-def _line(row: BatchRow, ignore_index: int) -> Ints:
-    table, places = _table(row), _scored(row, ignore_index)
+def _line(row: BatchRow, facts: TokenFacts) -> Ints:
+    table, places = _table(row), _scored(row, facts)
     own = np.diagonal(table)
     if not len(places):
         return own.astype(np.int64)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,12 +18,32 @@ from distillab.doctor.batch.masks import GivenMasks, of_integers, read_masks
 from distillab.doctor.batch.masks import Ints as Ints
 from distillab.errors import DataError, ShapeError
 
+Shifts = Literal["model", "batch"]
+Learns = Literal["answers", "text", "prompts"]
+IGNORED = -100
 MAX_BATCHES = 64
 MAX_TOKENS = 4_000_000
 _INT64 = np.iinfo(np.int64)
 # by these a collator marks for an attention kernel where a sample begins
 _BOUNDARY_KEYS = ("cu_seq_lens_q", "cu_seqlens", "cu_seq_lens", "seq_idx", "sequence_ids", "segment_ids", "seq_lens")
 _OTHER_MODELS = ("decoder_input_ids", "decoder_attention_mask", "pixel_values", "input_features")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the caller says of the batches, see `audit_batch`."""
+
+    shifts: Shifts | None = None
+    learns: Learns | None = None
+    ignore_index: int = IGNORED
+    pad_id: int | None = None
+    vocabulary: int | None = None
+    absolute_positions: bool | None = None
+
+    @property
+    def offset(self) -> int:
+        """At which labels belong: 1 where the batch is shifted, 0 where the model or the loss shifts."""
+        return 1 if self.shifts == "batch" else 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,6 @@ from distillab.doctor.batch.tokens import TokenFacts
 from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
 from distillab.records import Finding, Severity
 
-Learns = Literal["answers", "text", "prompts"]
 _LEAST_INVERTED = 0.25
 _IN_WORDS = 0.15
 _FEWEST_IN_WORDS = 3
@@ -27,13 +25,8 @@ _LETTER = re.compile(rb"[A-Za-z]")
 
 
 @check("scored tokens")
-def check_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns | None) -> Checked:
-    """Look at which tokens are scored.
-
-    Args:
-        learns: what should be, by the caller: the answers alone, the whole text, or the prompts alone; None: not
-            given.
-    """
+def check_scored(rows: Sequence[ReadRow], facts: TokenFacts) -> Checked:
+    """Look at which tokens are scored."""
     scored = sum(int(row.placed.scored.sum()) for row in rows)
     text = sum(row.placed.stop - row.placed.start for row in rows)
     yield Scope(f"{len(rows):,} rows, {scored:,} scored of {text:,} tokens of text")
@@ -41,12 +34,12 @@ def check_scored(rows: Sequence[ReadRow], facts: TokenFacts, *, learns: Learns |
         raise Skipped("no row has labels that are its own tokens")
     yield _nothing(rows, facts)
     yield _padding(rows, facts)
-    inverted = _inverted(rows, facts, learns)
+    inverted = _inverted(rows, facts)
     if inverted is not None:
         yield inverted
         return
-    prompts = _prompts(rows, facts, learns)
-    whole = learns in ("text", "prompts") or prompts is not None
+    prompts = _prompts(rows, facts)
+    whole = facts.told.learns in ("text", "prompts") or prompts is not None
     late = _ends_alone(rows, facts) or _late(rows, facts) or _in_words(rows, facts)
     early = None if whole else scored_prompt_ends(rows, facts)
     yield from (prompts, late, early)
@@ -69,7 +62,6 @@ def _nothing(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         "all-masked-rows",
         f"{len(empty):,} of {len(rows):,} rows have no scored label",
         case="all" if every else "some",
-        severity="error" if every else "warning",
         example=row_example(empty[0], facts),
     )
 
@@ -97,7 +89,8 @@ def _padding(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
     )
 
 
-def _inverted(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None) -> Finding | None:
+def _inverted(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
+    learns = facts.told.learns
     judged = [row for row in rows if row.placed.scored.any()]
     if not judged or learns in ("text", "prompts"):
         return None
@@ -124,7 +117,8 @@ def _is_inverted(row: ReadRow) -> bool:
     return bool(len(text)) and bool(text[:count].all()) and len(text) - count >= max(4, _LEAST_INVERTED * len(text))
 
 
-def _prompts(rows: Sequence[ReadRow], facts: TokenFacts, learns: Learns | None) -> Finding | None:
+def _prompts(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
+    learns = facts.told.learns
     if learns in ("text", "prompts"):
         return None
     judged = [row for row in rows if row.placed.scored.any()]

@@ -164,7 +164,6 @@ def check_tokens_overlap(
         "train-held-out-overlap",
         f"{hit:,} of {judged:,} ({hit / judged:.1%}) held-out rows have the tokens of a training row",
         case="all" if certain else "some",
-        severity="error" if certain else "warning",
         example=(f"held-out row {held}, training row {own}: {text!r}",),
     )
 

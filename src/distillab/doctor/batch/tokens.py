@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from distillab.data.encoding import begin_ids
+from distillab.doctor.batch.rows import Told
 from distillab.errors import DataError
 from distillab.pairing.token_bytes import TokenMeaning, role_ids, token_meanings
 
@@ -47,6 +48,7 @@ class TokenFacts:
         pad: the tokenizer's padding id, or the one that the caller named; None: not known.
         for_encoders: it has tokens by which encoders and encoder-decoders are taught.
         padding: ids of which a run at the edge of a row is padding.
+        told: what the caller says of the batches.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -59,6 +61,7 @@ class TokenFacts:
     for_encoders: bool
     pad: int | None
     padding: frozenset[int]
+    told: Told
 
     @property
     def template(self) -> str:
@@ -71,6 +74,10 @@ class TokenFacts:
     def meaning(self, token: int) -> TokenMeaning:
         """The meaning of any integer; of one that is no id: unused, no bytes."""
         return self.meanings[token] if 0 <= token < len(self.meanings) else _NOTHING
+
+    def scored(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The places of the labels that are scored."""
+        return np.flatnonzero(labels != self.told.ignore_index)
 
     def data(self, ids: NDArray[np.int64]) -> list[bytes]:
         """The bytes of each token; of special tokens those of their name."""
@@ -116,6 +123,7 @@ def token_facts(tokenizer: PreTrainedTokenizerFast, pad_id: int | None) -> Token
         pad=pad,
         # tokenizers without a padding token are padded with one of these
         padding=frozenset(token for token in (pad, roles.get("unk"), *ends) if token is not None),
+        told=Told(),
     )
 
 

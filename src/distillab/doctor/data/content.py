@@ -115,7 +115,6 @@ def _rendered(examples: Sequence[Example], template: Template) -> Finding | None
         + ", ".join(name for name, _ in Counter(name for _, name in hit).most_common()),
         f"the rows are rendered in the template {template.name}",
         case="twice" if twice else "once",
-        severity="warning" if twice else "note",
         example=(f"{example.origin}: …{example.prompt[-100:]!r}",),
     )
 
@@ -139,7 +138,6 @@ def _inside(examples: Sequence[Example]) -> Finding | None:
         f"of {len(pairs):,} rows with answers of {_FEWEST_WORDS} words and more:",
         f"{share(len(inside), len(pairs))} are contained in the prompt, {len(at_end):,} of them at its end",
         case="at the end" if leaks else "anywhere",
-        severity="warning" if leaks else "note",
         example=(f"{hit[0].origin}: …{hit[0].prompt[-120:]!r}", f"answer: {shown(hit[0].answer)}"),
     )
 

@@ -66,7 +66,6 @@ def check_entropy(train: EncodedPart, held_out: EncodedPart, reader: Reader) -> 
         f"unigram {lines.unigram_nats:.2f} nats per token on {on}, bigram {_bigram_nats(rows):.2f} on the training "
         "answers themselves, which is too low where they are few",
         case="open prompts" if open_ else "repeated prompts",
-        severity="warning" if open_ else "note",
         words={"advice": advice, "why": why},
     )
 

@@ -54,7 +54,6 @@ def _empty(examples: Sequence[Example]) -> Finding | None:
         "answers-empty",
         f"{share(len(hit), len(examples))} rows have an answer without any text",
         case="all" if every else "some",
-        severity="error" if every else "warning",
         example=tuple(f"{example.origin}: {shown(example.prompt)}" for example in hit[:3]),
     )
 

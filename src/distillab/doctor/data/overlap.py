@@ -76,7 +76,6 @@ def _rows(
         "train-held-out-overlap",
         *evidence,
         case="all" if certain else "some",
-        severity="error" if certain else "warning",
         example=example,
     )
 

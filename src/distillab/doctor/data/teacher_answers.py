@@ -184,7 +184,6 @@ def _echoes(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]
         "teacher-repeats-prompt",
         f"{share(len(hit), len(judged))} answers begin with the whole prompt",
         case="all" if every else "some",
-        severity="error" if every else "warning",
         example=(shown(hit[0].prompt), f"→ {shown(hit[0].text)}"),
     )
 

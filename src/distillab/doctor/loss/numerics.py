@@ -81,7 +81,6 @@ def _nothing_scored(subject: Subject) -> Iterator[Finding]:
         "loss-nan-when-nothing-is-scored",
         "all labels -100: value NaN, gradient " + ("NaN" if in_gradient else "finite"),
         case="gradient" if in_gradient else "value",
-        severity="warning" if in_gradient else "note",
     )
 
 

@@ -221,7 +221,6 @@ def _unrelated(measures: Measures, found: Verdict, evidence: tuple[str, ...]) ->
         "teacher-signal-unrelated",
         *evidence,
         case="sure" if found.sure else "likely",
-        severity="error" if found.sure else "warning",
         words={"vocabulary": vocabulary},
     )
 
@@ -232,7 +231,6 @@ def _shifted(measures: Measures, found: Verdict, evidence: tuple[str, ...]) -> F
         "teacher-signal-shifted",
         *evidence,
         case="sure" if found.sure else "likely",
-        severity="error" if found.sure else "warning",
         words={"offset": f"{offset:+d}"},
     )
 
@@ -248,7 +246,6 @@ def _of_other_rows(measures: Measures, found: Verdict, evidence: tuple[str, ...]
         "teacher-signal-of-other-rows",
         *figures,
         case="sure" if found.sure else "likely",
-        severity="error" if found.sure else "warning",
     )
 
 

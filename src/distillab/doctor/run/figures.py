@@ -151,7 +151,6 @@ def _norm(series: RunSeries) -> Finding | None:
         "gradient-norm-never-changes",
         f"{values[0]:.6g} at all {len(values):,} entries",
         case="clipped" if clipped else "constant",
-        severity="note" if clipped else "warning",
     )
 
 

@@ -106,7 +106,6 @@ def _above_unigram(series: RunSeries, held_out: _Curve) -> Finding | None:
             for step, near, value in contradictions[:2]
         ),
         case="in the first epochs" if contradictions else "later",
-        severity="error" if contradictions else "warning",
         example=_curve_lines(held_out),
     )
 

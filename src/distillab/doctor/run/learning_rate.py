@@ -224,7 +224,6 @@ def _zero_norms(series: RunSeries) -> Finding | None:
         f"grad_norm 0 at {len(zeros):,} of {len(points):,} entries, the first at step {zeros[0].step:,}",
         f"training loss {ends.head:.4g} at the start, {ends.tail:.4g} at the end" if ends else None,
         case="loss still" if still else "loss falls",
-        severity="error" if still else "warning",
     )
 
 

@@ -53,7 +53,6 @@ def _zero(series: RunSeries) -> Finding:
         if len(losses) > 1
         else None,
         case="loss moves" if moves else "loss still",
-        severity="warning" if moves else "error",
     )
 
 

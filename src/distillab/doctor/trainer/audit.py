@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from distillab.config.loader import read_values
-from distillab.doctor.batch.audit import IGNORED, run_batch_checks
+from distillab.doctor.batch.audit import Told, run_batch_checks
 from distillab.doctor.batch.files import count_rows, load_dataset
 from distillab.doctor.batch.rows import GivenBatches
 from distillab.doctor.causes import with_causes
@@ -110,16 +110,7 @@ def _prepared(
     others = len(settings.prepared) - 1
     newest = f" (the newest of {others + 1})" if others else ""
     width = None if settings.resizes and settings.added_tokens else logits_width(loaded.path)
-    found = run_batch_checks(
-        rows,
-        loaded.tokenizer,
-        shifts=None,
-        learns=settings.learns,
-        ignore_index=IGNORED,
-        pad_id=None,
-        vocabulary=width,
-        absolute_positions=None,
-    )
+    found = run_batch_checks(rows, loaded.tokenizer, Told(learns=settings.learns, vocabulary=width))
     return [one.model_copy(update={"scope": f"{folder}{newest}: {one.scope}"}) for one in found.checks]
 
 
@@ -186,7 +177,7 @@ def _rate(schedule: Schedule, *, adapter: bool) -> Finding | None:
     if schedule.rate is None:
         return None
     if schedule.rate <= 0:
-        return from_page("learning-rate-zero", f"learning_rate: {schedule.rate:g}", case="planned", severity="error")
+        return from_page("learning-rate-zero", f"learning_rate: {schedule.rate:g}", case="planned")
     low, high = _ADAPTER if adapter else _WEIGHTS
     if low <= schedule.rate <= high:
         return None
@@ -206,7 +197,7 @@ def _warm_up(schedule: Schedule, steps: int | None) -> Finding | None:
         return None
     given = f"warmup_steps: {schedule.warmup_steps:,}" if schedule.warmup_steps else f"warmup_ratio: {share:g}"
     known = "" if steps is None else f"; the run has {steps:,} steps on one device"
-    return from_page("schedule-only-warms-up", given + known, case="planned", severity="warning")
+    return from_page("schedule-only-warms-up", given + known, case="planned")
 
 
 def _packed(settings: TrainerSettings) -> Finding | None:
@@ -216,7 +207,7 @@ def _packed(settings: TrainerSettings) -> Finding | None:
         "axolotl": "sample_packing: true, and no flash_attention, sdp_attention, flex_attention or xformers_attention",
         "LLaMA-Factory": "packing: true, and neat_packing: false",
     }
-    return from_page("packed-without-boundaries", need[settings.tool], case="planned", severity="warning")
+    return from_page("packed-without-boundaries", need[settings.tool], case="planned")
 
 
 def _longer(settings: TrainerSettings, rows: GivenBatches | None) -> Finding | None:
@@ -241,7 +232,6 @@ def _beyond_positions(settings: TrainerSettings, model: PreTrainedConfig) -> Fin
         f"the config allows rows of {settings.max_tokens:,} tokens; {settings.weights} was made with {positions:,} "
         "positions",
         case="planned",
-        severity="warning",
     )
 
 
@@ -253,5 +243,4 @@ def _narrower(settings: TrainerSettings, model: PreTrainedConfig) -> Finding | N
         "gradient-not-finite",
         f"fp16: true; the weights of {settings.weights} are in bfloat16",
         case="planned",
-        severity="warning",
     )

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from distillab.config.data import ColumnsConfig
-from distillab.doctor.batch.scored import Learns
+from distillab.doctor.batch.rows import Learns
 from distillab.doctor.trainer.settings import (
     Count,
     Number,

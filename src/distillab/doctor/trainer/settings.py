@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distillab.config.data import ColumnsConfig
-from distillab.doctor.batch.scored import Learns
+from distillab.doctor.batch.rows import Learns
 from distillab.errors import DataError
 
 Tool = Literal["axolotl", "LLaMA-Factory"]
