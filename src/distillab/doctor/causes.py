@@ -9,40 +9,21 @@ from distillab.records import CheckResult, Finding, Severity
 _RANK: Mapping[Severity, int] = {"note": 0, "warning": 1, "error": 2}
 
 # rows with misplaced labels are read with corrected labels; their cut-off ends are then missing
-_OF_LABELS = frozenset(("all-masked-rows", "answers-truncated", "eos-missing", "eos-not-scored", "labels-not-inputs"))
-_OF_IDS = frozenset(
-    (
-        "bos-missing",
-        "double-bos",
-        "eos-missing",
-        "ids-outside-vocabulary",
-        "markers-in-pieces",
-        "template-of-another-family",
-        "unknown-tokens",
-    )
+_OF_LABELS = "all-masked-rows answers-truncated eos-missing eos-not-scored labels-not-inputs"
+_OF_IDS = (
+    "bos-missing double-bos eos-missing ids-outside-vocabulary markers-in-pieces template-of-another-family "
+    "unknown-tokens"
 )
-_NOTHING_MOVES = frozenset(
-    (
-        "budget-too-small",
-        "evaluation-never-changes",
-        "learning-rate-too-low",
-        "loss-flat-near-uniform",
-        "nothing-learned",
-        "held-out-never-below-unigram",
-    )
+_OF_MASKS = "attention-mask-looks-ahead padding-attended tokens-hidden"
+_NOTHING_MOVES = (
+    "budget-too-small evaluation-never-changes learning-rate-too-low loss-flat-near-uniform nothing-learned "
+    "held-out-never-below-unigram"
 )
-_CURVES = frozenset(
-    (
-        "held-out-worse-than-untrained",
-        "initial-loss-far-from-uniform",
-        "loss-below-entropy",
-        "loss-diverges",
-        "loss-too-good",
-        "overfitting",
-    )
+_CURVES = (
+    "held-out-worse-than-untrained initial-loss-far-from-uniform loss-below-entropy loss-diverges loss-too-good "
+    "overfitting"
 )
-# cause -> its consequences in the same batch, rows or log
-BRINGS: Mapping[str, frozenset[str]] = {
+_BRINGS = {
     "answer-at-prompt-positions": _OF_LABELS,
     "labels-of-other-rows": _OF_LABELS,
     "labels-misaligned": _OF_LABELS,
@@ -50,34 +31,32 @@ BRINGS: Mapping[str, frozenset[str]] = {
     "labels-not-shifted": _OF_LABELS,
     "labels-shifted-twice": _OF_LABELS,
     "labels-shifted-wrong-way": _OF_LABELS,
-    "mask-inverted": frozenset(("answers-truncated", "eos-missing", "eos-not-scored", "prompt-in-loss")),
-    "prompt-in-loss": frozenset(("answer-header-scored", "prompt-end-scored")),
-    "attention-mask-inverted": frozenset(("attention-mask-looks-ahead", "padding-attended", "tokens-hidden")),
-    "attention-mask-kind": frozenset(("attention-mask-looks-ahead", "padding-attended", "tokens-hidden")),
+    "mask-inverted": "answers-truncated eos-missing eos-not-scored prompt-in-loss",
+    "prompt-in-loss": "answer-header-scored prompt-end-scored",
+    "attention-mask-inverted": _OF_MASKS,
+    "attention-mask-kind": _OF_MASKS,
     "ids-of-another-tokenizer": _OF_IDS,
-    "ids-outside-vocabulary": frozenset(("labels-not-inputs",)),
-    "answers-equal": frozenset(("answers-one-token", "lowest-loss", "prompts-with-several-answers")),
-    "answers-empty": frozenset(("answers-equal", "answers-one-token", "lowest-loss")),
-    "prompts-fill-rows": frozenset(("answers-cut-off",)),
-    "nan-shown-as-zero": frozenset(
-        ("evaluation-never-changes", "gradient-not-finite", "loss-exactly-zero", "loss-not-finite")
-    ),
-    "loss-not-finite": frozenset(
-        ("evaluation-never-changes", "gradient-not-finite", "held-out-worse-than-untrained", "loss-diverges")
-    ),
+    "ids-outside-vocabulary": "labels-not-inputs",
+    "answers-equal": "answers-one-token lowest-loss prompts-with-several-answers",
+    "answers-empty": "answers-equal answers-one-token lowest-loss",
+    "prompts-fill-rows": "answers-cut-off",
+    "nan-shown-as-zero": "evaluation-never-changes gradient-not-finite loss-exactly-zero loss-not-finite",
+    "loss-not-finite": "evaluation-never-changes gradient-not-finite held-out-worse-than-untrained loss-diverges",
     "learning-rate-zero": _NOTHING_MOVES,
     "gradient-zero": _NOTHING_MOVES,
     "loss-negative": _CURVES,
-    "loss-never-changes": _NOTHING_MOVES | {"gradient-norm-never-changes", "loss-exactly-zero"},
-    "loss-diverges": frozenset(("gradient-explodes", "held-out-worse-than-untrained", "loss-spikes", "over-confident")),
-    "held-out-above-uniform": frozenset(("over-confident", "overfitting")),
-    "held-out-never-below-unigram": frozenset(("over-confident", "overfitting", "same-answer")),
-    "held-out-worse-than-untrained": frozenset(("over-confident", "overfitting")),
-    "overfitting": frozenset(("over-confident",)),
-    "rollouts-grow": frozenset(("rollouts-repeat",)),
-    "steps-out-of-order": frozenset(("schedule-restarts",)),
-    "term-never-changes": frozenset(("term-without-effect", "terms-fight")),
+    "loss-never-changes": f"{_NOTHING_MOVES} gradient-norm-never-changes loss-exactly-zero",
+    "loss-diverges": "gradient-explodes held-out-worse-than-untrained loss-spikes over-confident",
+    "held-out-above-uniform": "over-confident overfitting",
+    "held-out-never-below-unigram": "over-confident overfitting same-answer",
+    "held-out-worse-than-untrained": "over-confident overfitting",
+    "overfitting": "over-confident",
+    "rollouts-grow": "rollouts-repeat",
+    "steps-out-of-order": "schedule-restarts",
+    "term-never-changes": "term-without-effect terms-fight",
 }
+# cause -> its consequences in the same batch, rows or log
+BRINGS: Mapping[str, frozenset[str]] = {cause: frozenset(names.split()) for cause, names in _BRINGS.items()}
 
 
 def with_causes(checks: Sequence[CheckResult]) -> tuple[CheckResult, ...]:

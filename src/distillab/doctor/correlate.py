@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -14,33 +14,18 @@ from distillab.doctor.run.series import CROSS_ENTROPY, RunSeries
 from distillab.records import Finding, Investigation
 
 # errors of a batch by which the training loss is not that of the evaluated answers
-_LABELS = frozenset(
-    (
-        "answer-at-prompt-positions",
-        "labels-misaligned",
-        "labels-not-inputs",
-        "labels-not-shifted",
-        "labels-of-other-rows",
-        "labels-shifted-twice",
-        "labels-shifted-wrong-way",
-        "mask-inverted",
-    )
+_LABELS = (
+    "answer-at-prompt-positions labels-misaligned labels-not-inputs labels-not-shifted labels-of-other-rows "
+    "labels-shifted-twice labels-shifted-wrong-way mask-inverted"
 )
 # what a log shows if the training loss is not that of the held-out answers
-_EFFECTS = frozenset(
-    (
-        "held-out-above-uniform",
-        "held-out-never-below-unigram",
-        "held-out-worse-than-untrained",
-        "overfitting",
-        "same-answer",
-    )
-)
+_EFFECTS = "held-out-above-uniform held-out-never-below-unigram held-out-worse-than-untrained overfitting same-answer"
 _BY_ID = frozenset(
     settings.model_fields["kind"].default
     for settings in get_args(get_args(TermConfig)[0])
     if settings.tokens == "shared"
 )
+_ONLY_FREQUENCIES = "the batch: the answer is predicted at the prompt's positions, which teaches only token frequencies"
 # such labels train only token frequencies: a held-out loss far below the unigram line is from other labels
 _LEARNED = 0.8
 
@@ -89,10 +74,10 @@ def check_together(logs: Sequence[CheckedLog], *, batch: Sequence[Finding], toke
     Args:
         logs: after `explained`.
     """
-    causes = [finding.id for finding in (*_faults(batch), *((tokens,) if tokens else ()))]
+    causes = len(_faults(batch)) + (tokens is not None)
     follow = [f for log in logs for f in log.investigation.findings if f.follows_from]
-    yield Scope(f"{len(causes)} causes and {len(logs)} logs: {len(follow)} findings of the logs follow from a cause")
-    yield from tuple(_strangers(logs, _faults(batch)))
+    yield Scope(f"{causes} causes and {len(logs)} logs: {len(follow)} findings of the logs follow from a cause")
+    yield from _strangers(logs, _faults(batch))
 
 
 def _explained(log: CheckedLog, batch: Sequence[Finding], tokens: Finding | None) -> CheckedLog:
@@ -112,20 +97,19 @@ def _explained(log: CheckedLog, batch: Sequence[Finding], tokens: Finding | None
 
 
 def _linked(finding: Finding, causes: Sequence[Finding]) -> Finding:
-    if finding.id not in _EFFECTS:
+    if finding.id not in _EFFECTS.split():
         return finding
     return follows(finding, [cause.id for cause in causes], severity=finding.severity)
 
 
 def _faults(batch: Sequence[Finding]) -> list[Finding]:
-    return [finding for finding in batch if finding.severity == "error" and finding.id in _LABELS]
+    return [finding for finding in batch if finding.severity == "error" and finding.id in _LABELS.split()]
 
 
-def _strangers(logs: Sequence[CheckedLog], faults: Sequence[Finding]) -> list[Finding]:
-    """Return findings for logs that cannot come from the given batch."""
+def _strangers(logs: Sequence[CheckedLog], faults: Sequence[Finding]) -> Iterator[Finding]:
+    """Yield findings for logs that cannot come from the given batch."""
     if not any(fault.id == "answer-at-prompt-positions" for fault in faults):
-        return []
-    found = []
+        return
     for log in logs:
         for run in log.runs:
             series = run.series.in_order()
@@ -135,16 +119,8 @@ def _strangers(logs: Sequence[CheckedLog], faults: Sequence[Finding]) -> list[Fi
                 continue
             step, best = min(held_out, key=lambda pair: pair[1])
             if best < _LEARNED * unigram:
-                found.append(_stranger(log.name, step, best, unigram))
-    return found
-
-
-def _stranger(name: str, step: int, best: float, unigram: float) -> Finding:
-    return from_page(
-        "log-of-another-run",
-        f"{name}: held-out {best:.3f} nats/token at step {step:,}; the unigram line is {unigram:.3f}",
-        "the batch: the answer is predicted at the prompt's positions, which teaches only token frequencies",
-    )
+                seen = f"{log.name}: held-out {best:.3f} nats/token at step {step:,}; the unigram line is {unigram:.3f}"
+                yield from_page("log-of-another-run", seen, _ONLY_FREQUENCIES)
 
 
 def _kind(name: str) -> str:

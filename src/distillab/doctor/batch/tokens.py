@@ -16,21 +16,9 @@ from distillab.errors import DataError
 from distillab.pairing.token_bytes import TokenMeaning, role_ids, token_meanings
 
 # tokens that end a text or a turn, in the families that are met; EOS is always one
-END_TEXTS = (
-    b"</s>",
-    b"<|endoftext|>",
-    b"<|end_of_text|>",
-    b"<|im_end|>",
-    b"<|eot_id|>",
-    b"<|eom_id|>",
-    b"<end_of_turn>",
-    b"<eos>",
-    b"<|end|>",
-    b"<|return|>",
-    b"<|end_of_turn|>",
-    b"<|eot|>",
-    b"<|END_OF_TURN_TOKEN|>",
-    "<｜end▁of▁sentence｜>".encode(),
+END_TEXTS = tuple(
+    "</s> <|endoftext|> <|end_of_text|> <|im_end|> <|eot_id|> <|eom_id|> <end_of_turn> <eos> <|end|> <|return|> "
+    "<|end_of_turn|> <|eot|> <|END_OF_TURN_TOKEN|> <｜end▁of▁sentence｜>".encode().split()
 )
 _ENCODERS = (b"<extra_id_0>", b"<mask>", b"[MASK]", b"<mask_1>")
 _FEWEST_WORDS = 3
@@ -106,8 +94,7 @@ def token_facts(tokenizer: PreTrainedTokenizerFast, pad_id: int | None) -> Token
         )
     roles = role_ids(tokenizer)
     meanings = token_meanings(tokenizer)
-    names = set(END_TEXTS)
-    ends = {number for number, m in enumerate(meanings) if m.kind == "special" and m.data in names}
+    ends = {number for number, m in enumerate(meanings) if m.kind == "special" and m.data in END_TEXTS}
     if "eos" in roles:
         ends.add(roles["eos"])
     pad = roles.get("pad") if pad_id is None else pad_id

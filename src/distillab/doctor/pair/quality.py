@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import islice
 
 import torch
 from transformers import PreTrainedModel
 
-from distillab.data.encoding import Dropped, EncodedRow
-from distillab.data.reading import Reader
+from distillab.data.encoding import Dropped
 from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
-from distillab.doctor.pair.subject import PairSubject, ReadRows, affordable_tokens, evaluating, read_rows
-from distillab.evaluation.likelihood import RowScores, score_rows
+from distillab.doctor.pair.subject import PairSubject, ReadRows, affordable_tokens, read_rows, scores_of
+from distillab.evaluation.likelihood import RowScores
 from distillab.evaluation.references import reference_lines, standard_error
 from distillab.records import Finding, ReferenceLines
 
-_BATCH = 8
 _MIN_ROWS = 8
 _ERRORS = 3.0
 # rows that only count tokens
@@ -36,7 +33,7 @@ def check_quality(subject: PairSubject) -> Checked:
     read = read_rows(subject.input_reader, half, teacher, most_tokens=affordable_tokens(teacher, student))
     if len(read.rows) < _MIN_ROWS:
         raise Skipped(f"{len(read.rows)} rows; {_MIN_ROWS} are needed")
-    scores = _scores(teacher, subject.input_reader, read.rows)
+    scores = scores_of(teacher, subject.input_reader, read.rows)
     own = float(scores.nats.sum() / scores.tokens.sum())
     lines = _lines(subject, read)
     if not math.isfinite(own):
@@ -58,11 +55,6 @@ def check_quality(subject: PairSubject) -> Checked:
         finding, figures = _against_student(subject, student, read, scores)
         yield Scope(shown + figures)
         yield finding
-
-
-def _scores(model: PreTrainedModel, reader: Reader, rows: Sequence[EncodedRow]) -> RowScores:
-    with evaluating(model):
-        return score_rows(model, rows, collator=reader.collator(), batch_size=_BATCH, stop_ids=reader.encoder.stop_ids)
 
 
 def _lines(subject: PairSubject, read: ReadRows) -> ReferenceLines | None:
@@ -93,7 +85,7 @@ def _against_student(
     known = read_rows(subject.student, [read.examples[number] for number in kept], student, most_tokens=1 << 30)
     if known.unreadable:
         return None, f"; the student was not compared: it has no embedding for ids of {known.unreadable} rows"
-    scores = _scores(student, subject.student, rows)
+    scores = scores_of(student, subject.student, rows)
     # of the text alone: two tokenizers end an answer by different tokens
     teacher_nats = (teacher.nats - teacher.eos_nats)[torch.tensor(kept)]
     student_nats = scores.nats - scores.eos_nats

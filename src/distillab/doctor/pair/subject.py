@@ -16,12 +16,14 @@ from distillab.data.encoding import Dropped, EncodedRow
 from distillab.data.examples import Example
 from distillab.data.reading import Reader
 from distillab.doctor.checks import Skipped
+from distillab.evaluation.likelihood import RowScores, score_rows
 from distillab.models.inputs import model_inputs
 from distillab.records import TokenizerContract
 
 # of one pass over the rows: some ten seconds on two cores; a GPU does a hundred times as much
 _OPERATIONS = 4e11
 _MIN_TOKENS, _MAX_TOKENS = 256, 16_384
+_BATCH = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +156,12 @@ def logits_of(model: PreTrainedModel, reader: Reader, row: EncodedRow) -> Tensor
 def scored(row: EncodedRow) -> Tensor:
     """Return (n,) positions of the scored tokens; the logits one position before predict them."""
     return torch.from_numpy(row.answer_mask).nonzero()[:, 0]
+
+
+def scores_of(model: PreTrainedModel, reader: Reader, rows: Sequence[EncodedRow]) -> RowScores:
+    """Return the nats of the rows' answers by a model in eval mode."""
+    with evaluating(model):
+        return score_rows(model, rows, collator=reader.collator(), batch_size=_BATCH, stop_ids=reader.encoder.stop_ids)
 
 
 @contextmanager

@@ -57,6 +57,8 @@ _SURE_P = 0.01
 _REPEATS = 1
 _AS_GOOD_AS_OWN = 0.7
 _MIN_COMPARABLE = 4
+_NAMES_FIT = "The vocabulary fits better than a shuffled one: look at positions and rows first."
+_NAMES_FIT_NEITHER = "The vocabulary does not fit either: for the teacher the ids are other tokens."
 
 Reading = Literal["fits", "unrelated", "shifted", "other rows", "no verdict"]
 _MOST_TOKENS = 2_048
@@ -146,8 +148,7 @@ def judged(measures: Measures, *, scope: str, own: Tested | None) -> Checked:
     if found.reading == "fits":
         yield Scope(f"{scope}; {evidence[0]}")
     else:
-        make = {"unrelated": _unrelated, "shifted": _shifted, "other rows": _of_other_rows}[found.reading]
-        yield make(measures, found, evidence)
+        yield _misplaced(measures, found, evidence)
 
 
 def _no_power(measures: Measures, reference: float) -> str | None:
@@ -210,41 +211,33 @@ def _as_text(tested: Tested) -> str:
     )
 
 
-def _unrelated(measures: Measures, found: Verdict, evidence: tuple[str, ...]) -> Finding:
-    knows_names = measures.names is not None and measures.names.p <= 0.01 and measures.names.gain > 0.5
-    vocabulary = (
-        "The vocabulary fits better than a shuffled one: look at positions and rows first."
-        if knows_names
-        else "The vocabulary does not fit either: for the teacher the ids are other tokens."
-    )
-    return from_page(
-        "teacher-signal-unrelated",
-        *evidence,
-        case="sure" if found.sure else "likely",
-        words={"vocabulary": vocabulary},
-    )
-
-
-def _shifted(measures: Measures, found: Verdict, evidence: tuple[str, ...]) -> Finding:
-    offset = shifted_by(measures)
-    return from_page(
-        "teacher-signal-shifted",
-        *evidence,
-        case="sure" if found.sure else "likely",
-        words={"offset": f"{offset:+d}"},
-    )
-
-
-def _of_other_rows(measures: Measures, found: Verdict, evidence: tuple[str, ...]) -> Finding:
+def _misplaced(measures: Measures, found: Verdict, evidence: tuple[str, ...]) -> Finding:
+    """Return the finding of a signal that belongs elsewhere, or nowhere."""
+    if found.reading == "shifted":
+        offset = f"{shifted_by(measures):+d}"
+        return from_page(
+            "teacher-signal-shifted", *evidence, case="sure" if found.sure else "likely", words={"offset": offset}
+        )
+    if found.reading == "unrelated":
+        knows_names = measures.names is not None and measures.names.p <= 0.01 and measures.names.gain > 0.5
+        vocabulary = _NAMES_FIT if knows_names else _NAMES_FIT_NEITHER
+        return from_page(
+            "teacher-signal-unrelated",
+            *evidence,
+            case="sure" if found.sure else "likely",
+            words={"vocabulary": vocabulary},
+        )
     rows = measures.other_rows
     assert rows is not None
-    figures = (*evidence, f"rows whose tokens another row's signal fits: {rows.fits_elsewhere} of {rows.comparable}")
+    example = None
     if found.sure and rows.example is not None:
         row, signal = rows.example
-        figures = (*figures, f"e.g. the signal of examined row {row} (counted from 0) is stored at row {signal}")
+        example = f"e.g. the signal of examined row {row} (counted from 0) is stored at row {signal}"
     return from_page(
         "teacher-signal-of-other-rows",
-        *figures,
+        *evidence,
+        f"rows whose tokens another row's signal fits: {rows.fits_elsewhere} of {rows.comparable}",
+        example,
         case="sure" if found.sure else "likely",
     )
 
