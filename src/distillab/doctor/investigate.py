@@ -15,14 +15,13 @@ from distillab.doctor.data.audit import run_data_checks
 from distillab.doctor.data.files import read_examples
 from distillab.doctor.data.subject import DataSubject, encode_part, reader_for
 from distillab.doctor.pair.contract import UNRELATED, Compares, check_token_ids
-from distillab.doctor.pair.subject import PairSubject
+from distillab.doctor.pair.subject import PairSubject, contract_of
 from distillab.doctor.run.audit import audit_run
 from distillab.doctor.run.logs import Runs, read_runs
 from distillab.errors import ConfigError
 from distillab.evaluation.references import reference_lines
 from distillab.pairing.admission import pair_check
-from distillab.pairing.contract import compare_tokenizers
-from distillab.pairing.loading import LoadedTokenizer, load_tokenizer, logits_width
+from distillab.pairing.loading import load_tokenizer, logits_width
 from distillab.records import CheckResult, Investigation
 
 __all__ = ["Compares", "investigate"]
@@ -103,10 +102,12 @@ def investigate(
     of_data = () if data is None or reader is None else run_data_checks(DataSubject(examples, judged_by, reader))
     judged = None
     if teacher is not None and reader is not None:
-        subject = _pair(load_tokenizer(teacher), reader, examples, data)
+        of_teacher = reader_for(load_tokenizer(teacher), examples)
+        contract = contract_of(of_teacher, reader, examples[:_MOST_ROWS], "" if data is None else data.name)
+        subject = PairSubject(contract, of_teacher, reader, examples)
         by_id = tuple(fact for name, _, runs in given_logs for fact in _by_id(name, runs))
         of_pair = (check_token_ids(subject, compares=compares, by_id=by_id),)
-        judged = pair_check(subject.contract)
+        judged = pair_check(contract)
     faults = [finding for one in of_batch for finding in one.findings]
     tokens = next((f for one in of_pair for f in one.findings if f.id == UNRELATED and f.severity == "error"), None)
     unigram = None if reader is None else _unigram(reader, examples, judged_by)
@@ -149,28 +150,6 @@ def _require(
     for name, value, needed, there in needs:
         if value is not None and there is None:
             raise ConfigError(f"--{name} needs --{needed}, which is missing.", fix=f"--{needed} …")
-
-
-def _pair(teacher: LoadedTokenizer, student: Reader, examples: tuple[Example, ...], data: Path | None) -> PairSubject:
-    """Return the pair of two tokenizers, without models."""
-    contract = compare_tokenizers(
-        teacher,
-        student.loaded,
-        teacher_width=logits_width(teacher.path),
-        student_width=logits_width(student.loaded.path),
-        texts=[text for example in examples[:_MOST_ROWS] for text in example.texts if text],
-        source="" if data is None else data.name,
-    )
-    return PairSubject(
-        contract=contract,
-        teacher=reader_for(teacher, examples),
-        student=student,
-        teacher_model=None,
-        student_model=None,
-        student_is_random=False,
-        examples=examples,
-        compares_by_index=False,
-    )
 
 
 def _unigram(reader: Reader, train: Sequence[Example], held_out: Sequence[Example]) -> float | None:

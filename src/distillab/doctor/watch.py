@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerFast, Trainer, Tra
 
 from distillab.doctor.batch.audit import IGNORED, Learns, Shifts, Told, run_batch_checks
 from distillab.doctor.batch.rows import read_batches
-from distillab.doctor.checks import from_page
+from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
 from distillab.doctor.pair.contract import side_by_side_lines
 from distillab.doctor.run.audit import run_log_checks, with_facts
 from distillab.doctor.run.logs import Run
@@ -31,7 +31,6 @@ EVERY = 10
 _GROWTH = 1.25
 _MEASURED = ("loss", "eval_loss", "grad_norm")
 _LIVE = "the live log"
-CHECK_ID = "tokenizer of the model"
 # of the ids: below it another vocabulary, above it tokens that were exchanged for own ones
 _MOST = 0.5
 
@@ -230,32 +229,33 @@ def _copied(value: Any) -> Any:
     return value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
 
 
-def check_model_tokenizer(model: Any, tokenizer: PreTrainedTokenizerFast) -> CheckResult:
+@check("tokenizer of the model")
+def check_model_tokenizer(model: Any, tokenizer: PreTrainedTokenizerFast) -> Checked:
     """Check whether equal ids mean the same to the tokenizer and to the model. Added tokens are no difference.
 
     Args:
         model: of transformers or PEFT; its configuration names what it was loaded from. Nothing is fetched.
     """
     place = str(getattr(getattr(model, "config", None), "_name_or_path", None) or "")
-
-    def skipped(why: str) -> CheckResult:
-        return CheckResult(check=CHECK_ID, scope=f"the model is of {place or 'memory'}", skipped=why)
-
     if place == tokenizer.name_or_path:
-        return CheckResult(check=CHECK_ID, scope=f"model and tokenizer are of {place or 'memory'}")
+        yield Scope(f"model and tokenizer are of {place or 'memory'}")
+        return
+    yield Scope(f"the model is of {place or 'memory'}")
     if not place or not (local_path(place).is_dir() if is_local(place) else was_fetched(place)):
-        return skipped("what the model was loaded from is not on this machine")
+        raise Skipped("what the model was loaded from is not on this machine")
     try:
         own = load_tokenizer(place)
     except DistillabError as error:
-        return skipped(f"no tokenizer can be loaded from there: {error.rule}")
+        raise Skipped(f"no tokenizer can be loaded from there: {error.rule}") from error
     given = LoadedTokenizer(tokenizer, "given", tokenizer.name_or_path, ())
     contract = compare_tokenizers(given, own, teacher_width=None, student_width=None)
     scope = f"{len(given.meanings):,} ids of the tokenizer, {len(own.meanings):,} of that in {place}"
+    yield Scope(scope)
     if contract.verdict != "different":
-        return CheckResult(check=CHECK_ID, scope=f"{scope}: {contract.verdict}")
+        yield Scope(f"{scope}: {contract.verdict}")
+        return
     common = min(len(given.meanings), len(own.meanings))
-    finding = from_page(
+    yield from_page(
         "ids-of-another-tokenizer",
         f"of the first {common:,} ids {contract.equal_ids:,} mean the same to both",
         f"the tokenizer is of {tokenizer.name_or_path or 'memory'}, the model of {place}",
@@ -263,7 +263,6 @@ def check_model_tokenizer(model: Any, tokenizer: PreTrainedTokenizerFast) -> Che
         severity="error" if contract.equal_ids < _MOST * common else "warning",
         example=side_by_side_lines(contract.example, names=("given", "model’s")),
     )
-    return CheckResult(check=CHECK_ID, scope=scope, findings=(finding,))
 
 
 def logits_rows(model: Any) -> int | None:

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 from torch import Tensor
 
-from distillab.doctor.checks import from_page
+from distillab.doctor.checks import Checked, Scope, Skipped, from_page, recorded
 from distillab.doctor.pair.measures import MAX_ELEMENTS, SignalRow, measure_signal, signal_row, tokens_test
 from distillab.doctor.pair.verdict import judged
 from distillab.errors import DataError, ShapeError
-from distillab.records import CheckResult, Finding
+from distillab.records import CheckResult
 
-CHECK_ID = "scores of a server"
 _OFFSETS = (0, -1, 1, -2, 2)
 _FEWEST = 64
 _SURE = 5.0  # standard errors
@@ -76,7 +76,7 @@ def audit_signal(
         _require(own[0], own[1], None, None)
         inside_BL = _scored(own[1], None) & (own[1] < own[0].shape[2])
         control = tokens_test(_rows(own[0], own[1], None, inside_BL), seed=seed)
-    return judged(measures, scope=what, own=control)
+    return recorded("alignment", judged(measures, scope=what, own=control))
 
 
 def _scored(ids_BL: Tensor, mask: Tensor | None) -> Tensor:
@@ -157,31 +157,31 @@ def audit_scores(scores: Tensor, reference: Tensor, mask: Tensor | None = None) 
             facts=[f"scores: {tuple(scores.shape)}", f"reference: {tuple(reference.shape)}"]
             + ([] if mask is None else [f"mask: {tuple(mask.shape)}"]),
         )
-    ours, theirs = _known(reference, mask, "reference"), _known(scores, mask, "scores")
-    found = [_at(ours, theirs, offset) for offset in _OFFSETS]
-    here, others = found[0], found[1:]
-    scope = f"{here.n:,} tokens of {len(scores)} rows"
+    return recorded(
+        "scores of a server", _compared(_known(reference, mask, "reference"), _known(scores, mask, "scores"))
+    )
+
+
+def _compared(ours: _Floats, theirs: _Floats) -> Checked:
+    here, *others = (_at(ours, theirs, offset) for offset in _OFFSETS)
+    scope = f"{here.n:,} tokens of {len(ours)} rows"
+    yield Scope(scope)
     if here.n < _FEWEST:
-        return CheckResult(check=CHECK_ID, scope=scope, skipped=f"fewer than {_FEWEST} tokens")
-    if any(math.isnan(one.value) for one in found):
-        return CheckResult(check=CHECK_ID, scope=scope, skipped="one of the two gives all tokens the same value")
-    finding = _judged(here, max(others, key=lambda one: one.value))
-    scope += f"; rank correlation {here.value:.2f}"
-    return CheckResult(check=CHECK_ID, scope=scope, findings=() if finding is None else (finding,))
-
-
-def _judged(here: _Correlation, best: _Correlation) -> Finding | None:
+        raise Skipped(f"fewer than {_FEWEST} tokens")
+    if any(math.isnan(one.value) for one in (here, *others)):
+        raise Skipped("one of the two gives all tokens the same value")
+    yield Scope(f"{scope}; rank correlation {here.value:.2f}")
+    best = max(others, key=lambda one: one.value)
     line = f"rank correlation with the reference over {here.n:,} tokens: {here.value:.2f}, ± {here.error:.2f}"
     if best.value > _LEAST and best.value - here.value > _SURE * math.hypot(here.error, best.error):
-        return from_page(
+        yield from_page(
             "scores-shifted",
             line,
             f"read {abs(best.offset)} {'later' if best.offset > 0 else 'earlier'}: {best.value:.2f}",
             words={"offset": f"{best.offset:+d}"},
         )
-    if here.value < max(_LEAST, 3 * here.error):
-        return from_page("scores-unrelated", line)
-    return None
+    elif here.value < max(_LEAST, 3 * here.error):
+        yield from_page("scores-unrelated", line)
 
 
 def _known(values: Tensor, mask: Tensor | None, whose: str) -> _Floats:
@@ -206,14 +206,7 @@ def _at(ours: _Floats, theirs: _Floats, offset: int) -> _Correlation:
     first, last = max(0, -offset), length - max(0, offset)
     x, y = ours[:, first:last].ravel(), theirs[:, first + offset : last + offset].ravel()
     both = ~(np.isnan(x) | np.isnan(y))
-    x, y = _ranks(x[both]), _ranks(y[both])
+    x, y = rankdata(x[both]), rankdata(y[both])
     x, y = x - x.mean() if len(x) else x, y - y.mean() if len(y) else y
     size = math.sqrt(float(x @ x) * float(y @ y))
     return _Correlation(offset, float(x @ y) / size if size else math.nan, len(x))
-
-
-def _ranks(values: _Floats) -> _Floats:
-    """Return the rank of each value; equal ones have their mean."""
-    ordered = np.sort(values)
-    below, upto = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
-    return (below + upto) / 2

@@ -18,6 +18,8 @@ from distillab.data.reading import Reader
 from distillab.doctor.checks import Skipped
 from distillab.evaluation.likelihood import RowScores, score_rows
 from distillab.models.inputs import model_inputs
+from distillab.pairing.contract import compare_tokenizers
+from distillab.pairing.loading import logits_width
 from distillab.records import TokenizerContract
 
 # of one pass over the rows: some ten seconds on two cores; a GPU does a hundred times as much
@@ -44,11 +46,11 @@ class PairSubject:
     contract: TokenizerContract
     teacher: Reader
     student: Reader
-    teacher_model: PreTrainedModel | None
-    student_model: PreTrainedModel | None
-    student_is_random: bool
     examples: Sequence[Example]
-    compares_by_index: bool
+    teacher_model: PreTrainedModel | None = None
+    student_model: PreTrainedModel | None = None
+    student_is_random: bool = False
+    compares_by_index: bool = False
 
     @property
     def same_ids(self) -> bool:
@@ -92,6 +94,18 @@ class ReadRows:
     def tokens(self) -> int:
         """Scored tokens."""
         return sum(int(row.answer_mask.sum()) for row in self.rows)
+
+
+def contract_of(teacher: Reader, student: Reader, examples: Sequence[Example], source: str) -> TokenizerContract:
+    """Return what two tokenizers have in common, on the texts of these rows too."""
+    return compare_tokenizers(
+        teacher.loaded,
+        student.loaded,
+        teacher_width=logits_width(teacher.loaded.path),
+        student_width=logits_width(student.loaded.path),
+        texts=[text for example in examples for text in example.texts if text],
+        source=source,
+    )
 
 
 def device_of(model: PreTrainedModel) -> torch.device:

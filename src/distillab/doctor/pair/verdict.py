@@ -41,9 +41,8 @@ from distillab.doctor.pair.subject import (
 )
 from distillab.errors import DataError
 from distillab.pairing.token_bytes import token_meanings
-from distillab.records import CheckResult, Finding
+from distillab.records import Finding
 
-CHECK_ID = "alignment"
 MIN_POSITIONS = 64
 MIN_ROWS = 8
 MIN_CLAIMS_NATS = 0.5
@@ -57,6 +56,7 @@ _SURE_P = 0.01
 _REPEATS = 1
 _AS_GOOD_AS_OWN = 0.7
 _MIN_COMPARABLE = 4
+_NO_EMBEDDING = "they contain ids for which a model has no embedding"
 _NAMES_FIT = "The vocabulary fits better than a shuffled one: look at positions and rows first."
 _NAMES_FIT_NEITHER = "The vocabulary does not fit either: for the teacher the ids are other tokens."
 
@@ -132,13 +132,13 @@ def shifted_by(measures: Measures) -> int | None:
     return max(measures.at_offset, key=lambda offset: measures.at_offset[offset]) if measures.at_offset else None
 
 
-@check(CHECK_ID)
-def judged(measures: Measures, *, scope: str, own: Tested | None) -> Checked:
-    """Return the record of the check.
+def judged(measures: Measures, *, scope: str, own: Tested | None, example: tuple[str, ...] = ()) -> Checked:
+    """Yield what the measures of a signal show.
 
     Args:
         scope: how many tokens, and whose.
         own: as for `verdict`.
+        example: one of the rows.
     """
     yield Scope(scope)
     found = verdict(measures, own=own)
@@ -148,7 +148,7 @@ def judged(measures: Measures, *, scope: str, own: Tested | None) -> Checked:
     if found.reading == "fits":
         yield Scope(f"{scope}; {evidence[0]}")
     else:
-        yield _misplaced(measures, found, evidence)
+        yield _misplaced(measures, found, evidence).model_copy(update={"example": example})
 
 
 def _no_power(measures: Measures, reference: float) -> str | None:
@@ -242,42 +242,38 @@ def _misplaced(measures: Measures, found: Verdict, evidence: tuple[str, ...]) ->
     )
 
 
-def check_alignment(subject: PairSubject) -> CheckResult:
+@check("alignment")
+def check_alignment(subject: PairSubject) -> Checked:
     """Run the teacher on rows as a loss by id would, and test the signal by permutation.
 
     Where ids are unrelated and nothing compares by them, the teacher reads its own tokens: are its weights
     those of its tokenizer?
     """
-    teacher = subject.teacher_model
-    lacking = subject.lacking_teacher
-    if teacher is None or lacking is not None:
-        return CheckResult(check=CHECK_ID, scope="the teacher's logits at the student's tokens", skipped=lacking)
+    yield Scope("the teacher's logits at the student's tokens")
+    teacher = subject.running_teacher
     by_index = subject.same_ids or subject.compares_by_index
     reader = subject.student if by_index else subject.teacher
     # an untrained student's logits show nothing, and at other tokens it has none
     student = subject.student_model if by_index and not subject.student_is_random else None
-    what = "the teacher's logits at the student's tokens" if by_index else "the teacher's logits at its own tokens"
+    what = "the teacher's logits at " + ("the student's tokens" if by_index else "its own tokens")
+    yield Scope(what)
     try:
         rows, read = _signals(reader, subject.examples, teacher, student)
         own = None
         if by_index and not subject.same_ids and rows:
             own = tokens_test(_signals(subject.teacher, read.examples, teacher, None)[0], seed=_SEED)
     except DataError as error:
-        return CheckResult(check=CHECK_ID, scope=what, skipped=f"{error.rule} {'; '.join(error.facts)}")
+        raise Skipped(f"{error.rule} {'; '.join(error.facts)}") from error
+    if not rows and read.unreadable:
+        raise Skipped(f"none of {read.unreadable} rows can be read: {_NO_EMBEDDING}")
     if not rows:
-        why = f"none of {read.unreadable} rows can be read: they contain ids for which a model has no embedding"
-        return CheckResult(check=CHECK_ID, scope=what, skipped=why if read.unreadable else "no row has a scored token")
+        raise Skipped("no row has a scored token")
     measures = measure_signal(rows, seed=_SEED)
-    if read.unreadable:
-        what += f"; {read.unreadable} rows left out that contain ids for which a model has no embedding"
-    scope = f"{what}: {measures.positions:,} scored tokens of {len(rows)} rows"
-    result = judged(measures, scope=scope, own=own)
-    if not result.findings:
-        return result
-    shown = _example(reader, read)
-    return result.model_copy(
-        update={"findings": tuple(finding.model_copy(update={"example": shown}) for finding in result.findings)}
-    )
+    left_out = f"; {read.unreadable} rows left out: {_NO_EMBEDDING}" if read.unreadable else ""
+    scope = f"{what}{left_out}: {measures.positions:,} scored tokens of {len(rows)} rows"
+    shown = marked(read.rows[0], token_meanings(reader.tokenizer))
+    cut = shown if len(shown) <= _SHOWN_CHARACTERS else shown[:_SHOWN_CHARACTERS] + " …"
+    yield from judged(measures, scope=scope, own=own, example=(cut,))
 
 
 def _signals(
@@ -313,8 +309,3 @@ def _signals(
             )
         )
     return found, read
-
-
-def _example(reader: Reader, read: ReadRows) -> tuple[str, ...]:
-    shown = marked(read.rows[0], token_meanings(reader.tokenizer))
-    return (shown if len(shown) <= _SHOWN_CHARACTERS else shown[:_SHOWN_CHARACTERS] + " …",)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from distillab.doctor.causes import with_causes
-from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
+from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page, recorded
 from distillab.doctor.data.words import share
 from distillab.doctor.run.answers import same_answer
 from distillab.doctor.run.logs_other import read_json, read_json_lines, read_text
 from distillab.errors import DataError
-from distillab.records import CheckResult, Finding, Investigation
+from distillab.records import Finding, Investigation
 
 _FEWEST = 20
 _ERRORS = 2.0  # standard errors
@@ -39,20 +39,22 @@ def audit_tasks(place: str | Path, other: str | Path | None = None) -> Investiga
         DataError: there are no such files, or they are damaged.
     """
     given = [read_results(Path(one)) for one in (place, other) if one is not None]
-    checks = [check for one in given for check in (check_template(one), *map(check_task, one.tasks.values()))]
+    checks = []
+    for one in given:
+        checks += [check_template(one), *(recorded(task.name, _examined(task)) for task in one.tasks.values())]
     if len(given) > 1:
         checks.append(check_compared(*given))
     return Investigation(subject="; ".join(str(one.path) for one in given), checks=with_causes(checks))
 
 
-def check_task(task: Task) -> CheckResult:
+def _examined(task: Task) -> Checked:
     """Check one task: is it above chance, are there answers, does its filter find them?"""
     figures = ", ".join(_figure(task, key) for key in list(task.figures)[:_MOST_SHOWN])
-    scope = f"{figures}; {_distinct(task):,} samples" if task.samples else f"{figures}; no samples (--log_samples)"
-    found = [_at_chance(task), _filtered_out(task), *_answers(task)]
-    return CheckResult(
-        check=task.name, scope=scope, findings=tuple(finding for finding in found if finding is not None)
-    )
+    samples = f"{_distinct(task):,} samples" if task.samples else "no samples (--log_samples)"
+    yield Scope(f"{figures}; {samples}")
+    yield _at_chance(task)
+    yield _filtered_out(task)
+    yield from _answers(task)
 
 
 @check("template")
