@@ -32,14 +32,7 @@ _LEARNED = 0.8
 
 @dataclass(frozen=True, eq=False)
 class CheckedLog:
-    """One log.
-
-    Attributes:
-        name: unique among the logs.
-        runs: its runs.
-        investigation: its findings.
-        unigram_nats: of similar rows, if the log does not have it.
-    """
+    """One log and its findings; `unigram_nats` is that of similar rows, if the log does not have it."""
 
     name: str
     runs: tuple[Run, ...]

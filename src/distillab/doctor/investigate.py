@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from distillab.data.examples import Example
@@ -28,6 +28,17 @@ __all__ = ["Compares", "investigate"]
 
 # rows for the pair and for the unigram loss, which needs at least the second number
 _MOST_ROWS, _FEWEST_ROWS = 2000, 20
+_NEED_STUDENT = {"batch": "the batch", "teacher": "the teacher", "data": "the rows"}
+# option -> the object without which it says nothing
+_NEEDS = {
+    "compares": "teacher",
+    "shifts": "batch",
+    "learns": "batch",
+    "ignore-index": "batch",
+    "pad-id": "batch",
+    "vocabulary": "log",
+    "held-out": "data",
+}
 
 
 def investigate(
@@ -65,22 +76,16 @@ def investigate(
         ConfigError: nothing is given, or a tokenizer is missing.
         DataError: an argument cannot be read.
     """
-    _require(
-        batch=batch,
-        student=student,
-        teacher=teacher,
-        logs=logs,
-        data=data,
-        needs=(
-            ("compares", compares, "teacher", teacher),
-            ("shifts", shifts, "batch", batch),
-            ("learns", learns, "batch", batch),
-            ("ignore-index", ignore_index, "batch", batch),
-            ("pad-id", pad_id, "batch", batch),
-            ("vocabulary", vocabulary, "log", logs or None),
-            ("held-out", held_out, "data", data),
-        ),
-    )
+    given = {
+        "batch": "in memory" if batch is not None and not isinstance(batch, str | os.PathLike) else batch,
+        "student": student,
+        "teacher": teacher,
+        "data": data,
+        "held-out": held_out,
+        "log": "; log ".join(map(str, logs)) or None,
+    }
+    options = {"compares": compares, "shifts": shifts, "learns": learns, "ignore-index": ignore_index}
+    _require({**given, **options, "pad-id": pad_id, "vocabulary": vocabulary})
     loaded = None if student is None else load_tokenizer(student)
     examples, judged_by = (
         () if place is None else tuple(read_examples(str(place), columns=None)) for place in (data, held_out)
@@ -117,38 +122,29 @@ def investigate(
     of_logs = [one for log in checked_logs for one in _named(log, several=len(logs) > 1)]
     together = [check_together(checked_logs, batch=faults, tokens=tokens)] if logs and (of_batch or of_pair) else []
     return Investigation(
-        subject=_subject(batch, student, teacher, logs, data, held_out),
+        subject="; ".join(f"{name} {value}" for name, value in given.items() if value is not None),
         checks=(*of_batch, *of_pair, *of_data, *of_logs, *together),
         pairing=judged,
     )
 
 
-def _require(
-    *,
-    batch: object | None,
-    student: str | None,
-    teacher: str | None,
-    logs: Sequence[Path],
-    data: Path | None,
-    needs: Sequence[tuple[str, object | None, str, object | None]],
-) -> None:
-    """Refuse arguments that cannot be checked, and every option (name, value) without its object (name, value)."""
-    if batch is None and teacher is None and data is None and not logs:
+def _require(given: Mapping[str, object | None]) -> None:
+    """Refuse objects that cannot be checked, and every option without its object."""
+    if all(given[name] is None for name in ("batch", "teacher", "data", "log")):
         raise ConfigError(
             "There is nothing to check.",
             facts=["given: no batch, no rows, no teacher, no log"],
             fix="give a batch (--batch), a log (--log), rows (--data) or both tokenizers (--student, --teacher)",
         )
-    given = (("the batch", batch), ("the teacher", teacher), ("the rows", data))
-    needing = [name for name, value in given if value is not None]
-    if student is None and needing:
+    needing = [words for name, words in _NEED_STUDENT.items() if given[name] is not None]
+    if given["student"] is None and needing:
         raise ConfigError(
             "The student's tokenizer is missing.",
-            facts=[f"{name} cannot be checked without it" for name in needing],
+            facts=[f"{words} cannot be checked without it" for words in needing],
             fix="--student FOLDER, with the tokenizer that made the student's ids",
         )
-    for name, value, needed, there in needs:
-        if value is not None and there is None:
+    for name, needed in _NEEDS.items():
+        if given[name] is not None and given[needed] is None:
             raise ConfigError(f"--{name} needs --{needed}, which is missing.", fix=f"--{needed} …")
 
 
@@ -179,15 +175,12 @@ def _log(
     return CheckedLog(name, runs.runs, found, unigram)
 
 
-def _by_id(name: str, runs: Runs) -> list[str]:
-    """Return facts on the terms of a log that compare ids."""
-    facts = []
+def _by_id(name: str, runs: Runs) -> Iterator[str]:
+    """Yield facts on the terms of a log that compare ids."""
     for run in runs.runs:
-        terms = compared_by_id(run.series)
-        if terms:
+        if terms := compared_by_id(run.series):
             of_run = f"{name}, {run.series.name}" if run.series.name else name
-            facts.append(f"{of_run}: its loss has {', '.join(terms)}")
-    return facts
+            yield f"{of_run}: its loss has {', '.join(terms)}"
 
 
 def _names(logs: Sequence[Path]) -> list[str]:
@@ -214,22 +207,3 @@ def _named(log: CheckedLog, *, several: bool) -> list[CheckResult]:
         )
         for one in log.investigation.checks
     ]
-
-
-def _subject(
-    batch: object | None,
-    student: str | None,
-    teacher: str | None,
-    logs: Sequence[Path],
-    data: Path | None,
-    held_out: Path | None,
-) -> str:
-    given = [
-        ("batch", None if batch is None else str(batch) if isinstance(batch, str | os.PathLike) else "in memory"),
-        ("student", student),
-        ("teacher", teacher),
-        ("data", data),
-        ("held-out", held_out),
-        *(("log", log) for log in logs),
-    ]
-    return "; ".join(f"{name} {value}" for name, value in given if value is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -72,16 +73,14 @@ class Watch:
         self._told = Told(shifts, learns, ignore_index, vocabulary=width)
         self._batches: list[dict[str, Any]] = []
         self._history: list[dict[str, Any]] = []
-        self._of_model: tuple[CheckResult, ...] = ()
-        self._of_batches: tuple[CheckResult, ...] = ()
-        self._of_log: tuple[CheckResult, ...] = ()
+        self._checks: dict[str, Sequence[CheckResult]] = {"model": (), "batches": (), "log": ()}
         self._shown: set[str] = set()
         self._losses, self._next, self._broken = 0, every, False
 
     @property
     def investigation(self) -> Investigation:
         """What was found until now; `distillab.report.investigation.write_investigation` makes a page of it."""
-        return Investigation(subject="a live training", checks=(*self._of_model, *self._of_batches, *self._of_log))
+        return Investigation(subject="a live training", checks=tuple(chain.from_iterable(self._checks.values())))
 
     def model(self, model: Any) -> None:
         """Compare the tokenizer with the one that the model was loaded with.
@@ -89,8 +88,7 @@ class Watch:
         Raises:
             FaultFound: it is another one, and `stop` is set.
         """
-        self._of_model = (check_model_tokenizer(model, self._tokenizer),)
-        self._tell(self._of_model)
+        self._tell("model", [check_model_tokenizer(model, self._tokenizer)])
 
     def batch(self, batch: Mapping[str, Any]) -> None:
         """Examine a microbatch that is about to train: the first at once, the next ones together.
@@ -103,8 +101,7 @@ class Watch:
             return
         self._batches.append({name: _copied(value) for name, value in batch.items()})
         if len(self._batches) in (1, self._most):
-            self._of_batches = run_batch_checks(read_batches(self._batches), self._tokenizer, self._told).checks
-            self._tell(self._of_batches)
+            self._tell("batches", run_batch_checks(read_batches(self._batches), self._tokenizer, self._told).checks)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add a line of the training's log: `loss`, `eval_loss`, `grad_norm`, `learning_rate`, `epoch`, or other names.
@@ -132,11 +129,11 @@ class Watch:
         self._next = max(self._losses + self._every, math.ceil(_GROWTH * self._losses))
         series = of_trainer_state({"log_history": self._history, "max_steps": planned_steps}, _LIVE)
         facts = with_facts(series.facts, vocabulary=self._vocabulary)
-        self._of_log = tuple(run_log_checks(Run(replace(series, source=_LIVE, facts=facts))))
-        self._tell(self._of_log)
+        self._tell("log", run_log_checks(Run(replace(series, source=_LIVE, facts=facts))))
 
-    def _tell(self, checks: Sequence[CheckResult]) -> None:
-        """Print what is new and more than a note, and end at an error."""
+    def _tell(self, of: str, checks: Sequence[CheckResult]) -> None:
+        """Keep the checks, print what is new and more than a note, and end at an error."""
+        self._checks[of] = checks
         found = [finding for one in checks for finding in one.findings if finding.severity != "note"]
         new = [finding for finding in found if finding.id not in self._shown]
         self._shown |= {finding.id for finding in new}

@@ -15,6 +15,8 @@ from distillab.records import Finding
 
 # further on, a row is a later part of a text
 _MOST_LATE = 8
+# rows with their position ids
+_Numbered = Sequence[tuple[PlacedRow, Ints]]
 
 
 @check("attention and positions")
@@ -27,14 +29,14 @@ def check_attention(
         of_masks: what was found when the masks were read.
     """
     masks = sum(row.row.attention is not None for row in rows)
-    positions = sum(row.row.positions is not None for row in rows)
-    counts = f"{len(rows):,} rows, {masks:,} with an attention mask, {positions:,} with position ids"
+    numbered = [(row, positions) for row in rows if (positions := row.row.positions) is not None]
+    counts = f"{len(rows):,} rows, {masks:,} with an attention mask, {len(numbered):,} with position ids"
     yield Scope("; ".join((counts, *given.notes)))
     yield from of_masks
     yield _padding_attended(rows, facts)
     yield _hidden(rows, facts)
     yield _padding_side(rows, facts)
-    yield _positions(rows, facts) or _run_through(rows) or _begin_late(rows, facts)
+    yield _positions(numbered, len(rows), facts) or _run_through(numbered) or _begin_late(numbered, len(rows), facts)
 
 
 def _padding_attended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
@@ -52,18 +54,13 @@ def _padding_attended(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding |
     # that is learned; padding is of other length in every row.
     runs = {row.start for row in given if int(row.ids[0]) not in (facts.bos, facts.eos)}
     certain = len(runs) >= 2 and max(runs) >= 2 and len(given) >= 0.5 * len(rows)
+    what = f"have attention mask 1 at {padding:,} padding tokens after the text"
     if left:
-        what = "have an attention mask of 1 there" if given else "have no attention mask"
-        evidence = (
-            f"{len(hit):,} of {len(rows):,} rows begin with padding and {what}; {padding:,} in the first of them",
-        )
-    else:
-        evidence = (
-            f"{len(hit):,} of {len(rows):,} rows have attention mask 1 at {padding:,} padding tokens after the text",
-        )
+        there = "have an attention mask of 1 there" if given else "have no attention mask"
+        what = f"begin with padding and {there}; {padding:,} in the first of them"
     return from_page(
         "padding-attended",
-        *evidence,
+        f"{len(hit):,} of {len(rows):,} rows {what}",
         case="left" if left else "right",
         severity="error" if left and certain else "warning" if left else "note",
         example=row_example(row, facts),
@@ -137,71 +134,61 @@ def _restarts_elsewhere(row: PlacedRow, positions: Ints, facts: TokenFacts) -> I
     return inside - 1 if len(inside) >= max(1, 0.5 * len(again)) and passed.any() else inside[:0]
 
 
-def _positions(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
-    hit: list[tuple[PlacedRow, Ints]] = []
-    for row in rows:
-        positions = row.row.positions
-        stop = min(row.stop, len(row.row.ids))
-        if positions is None or stop - row.read_from < 2:
+def _positions(numbered: _Numbered, total: int, facts: TokenFacts) -> Finding | None:
+    hit: list[tuple[PlacedRow, Ints, Ints]] = []
+    for row, positions in numbered:
+        text = positions[row.read_from : min(row.stop, len(row.row.ids))]
+        if len(text) < 2:
             continue
-        text = positions[row.read_from : stop]
         steps = np.diff(text)
         wrong = np.flatnonzero((steps != 1) & (text[1:] != 0))
         still = bool((steps == 0).all())
         if not len(wrong) and not still:
             wrong = _restarts_elsewhere(row, text, facts)
         if len(wrong) or still:
-            hit.append((row, wrong if len(wrong) else np.array([0])))
+            hit.append((row, positions, wrong if len(wrong) else np.array([0])))
     if not hit:
         return None
-    row, wrong = hit[0]
-    positions = row.row.positions
-    at = row.read_from + int(wrong[0])
-    shown = [] if positions is None else positions[max(0, at - 2) : at + 6].tolist()
-    constant = all(row.row.positions is not None and len(np.unique(row.row.positions)) == 1 for row, _ in hit)
+    row, positions, wrong = hit[0]
+    begin = max(0, row.read_from + int(wrong[0]) - 2)
+    constant = all(len(np.unique(positions)) == 1 for _, positions, _ in hit)
     return from_page(
         "positions-wrong",
-        f"{len(hit):,} of {len(rows):,} rows",
+        f"{len(hit):,} of {total:,} rows",
         "all position ids are equal" if constant else "they neither increase by one nor restart at 0 at a sample",
         case="miscounted",
         severity="error" if constant else "warning",
-        example=(f"{row.row.origin}, from position {max(0, at - 2)} on: {shown}",),
+        example=(f"{row.row.origin}, from position {begin} on: {positions[begin : begin + 8].tolist()}",),
     )
 
 
-def _run_through(rows: Sequence[PlacedRow]) -> Finding | None:
+def _run_through(numbered: _Numbered) -> Finding | None:
     """The positions of a row go on where those of the row before it ended: the whole batch was counted."""
-    first = [
-        (row.row.place, len(row.row.ids), int(row.row.positions[0]))
-        for row in rows
-        if row.row.positions is not None and len(row.row.ids)
-    ]
-    if len({place for place, _, _ in first}) < 3 or any(begin != place * size for place, size, begin in first):
+    rows = [(row.row, positions) for row, positions in numbered if len(positions)]
+    if len({row.place for row, _ in rows}) < 3 or any(int(at[0]) != row.place * len(row.ids) for row, at in rows):
         return None
-    row = next(row for row in rows if row.row.place == 1)
-    shown = [] if row.row.positions is None else row.row.positions[:8].tolist()
+    row, positions = next((row, positions) for row, positions in rows if row.place == 1)
     return from_page(
         "positions-wrong",
-        f"{len(first):,} rows; each starts at its index in the batch times the width of the batch",
+        f"{len(rows):,} rows; each starts at its index in the batch times the width of the batch",
         case="across rows",
-        example=(f"{row.row.origin}, from its beginning on: {shown}",),
+        example=(f"{row.origin}, from its beginning on: {positions[:8].tolist()}",),
     )
 
 
-def _begin_late(rows: Sequence[PlacedRow], facts: TokenFacts) -> Finding | None:
+def _begin_late(numbered: _Numbered, total: int, facts: TokenFacts) -> Finding | None:
     """Every row counts from one number above 0: the mask was summed, without the - 1. Later parts of texts vary."""
-    texts = [row for row in rows if row.row.positions is not None and row.stop - row.read_from >= 2]
-    first = [int(row.row.positions[row.read_from]) for row in texts if row.row.positions is not None]
+    texts = [(row, positions[row.read_from :]) for row, positions in numbered if row.stop - row.read_from >= 2]
+    first = {int(positions[0]) for _, positions in texts}
     # a single row may go on behind one that came before it, and one token of padding before a row is padding-side's
-    if not facts.told.absolute_positions or len(first) < 2 or len(set(first)) > 1 or not 0 < first[0] <= _MOST_LATE:
+    if not facts.told.absolute_positions or len(texts) < 2 or len(first) > 1 or not 0 < min(first) <= _MOST_LATE:
         return None
-    if all(row.start == first[0] for row in texts):
+    if all(row.start == min(first) for row, _ in texts):
         return None
-    row = texts[0]
-    shown = [] if row.row.positions is None else row.row.positions[row.read_from : row.read_from + 8].tolist()
+    row, positions = texts[0]
     return from_page(
         "positions-wrong",
-        f"{len(texts):,} of {len(rows):,} rows; every text begins at position {first[0]}",
+        f"{len(texts):,} of {total:,} rows; every text begins at position {min(first)}",
         case="late",
-        example=(f"{row.row.origin}, from its first token on: {shown}",),
+        example=(f"{row.row.origin}, from its first token on: {positions[:8].tolist()}",),
     )

@@ -9,6 +9,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -180,31 +181,11 @@ def load_dataset(folder: Path) -> GivenBatches:
     if len(taken) == total:
         return given
     note = f"{len(taken):,} of {total:,} rows, {tokens:,} tokens"
-    return GivenBatches(given.rows, given.batches, given.boundaries, (*given.notes, note))
-
-
-def count_rows(folder: Path) -> int:
-    """Return how many rows a saved data set has, by the sizes of its record batches.
-
-    Raises:
-        DataError: as `load_dataset`.
-    """
-    rows = 0
-    for file in _files(folder):
-        try:
-            with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
-                rows += sum(batch.num_rows for batch in stream)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError("The saved data set is damaged.", where=str(file), facts=[first_line(error)]) from error
-    return rows
+    return replace(given, notes=(*given.notes, note), total=total)
 
 
 def texts_of_dataset(folder: Path) -> Iterator[tuple[Ints, Ints | None]]:
-    """Ids and attention mask of every row.
-
-    Raises:
-        DataError: as `load_dataset`.
-    """
+    """Ids and attention mask of every row."""
     return ((row["input_ids"], row.get("attention_mask")) for row in dataset_rows(folder))
 
 
@@ -214,11 +195,7 @@ def texts_of_rows(rows: tuple[BatchRow, ...]) -> Iterator[tuple[Ints, Ints | Non
 
 
 def dataset_rows(folder: Path) -> Iterator[Mapping[str, Ints]]:
-    """Every row: name -> (L,) integers, of the columns that a trainer reads.
-
-    Raises:
-        DataError: as `load_dataset`.
-    """
+    """Every row: name -> (L,) integers, of the columns that a trainer reads."""
     number = count(1)
     for file in _files(folder):
         try:

@@ -22,10 +22,13 @@ def read_kinds(given: GivenBatches, facts: TokenFacts) -> tuple[GivenBatches, li
     tables = [row for row in given.rows if row.table is not None]
     if tables:
         given, found = _with_tables(given, tables, facts)
-    lines = [row for row in given.rows if row.table is None and row.attention is not None]
-    added = [row for row in lines if row.added]
+    lines = [row for row in given.rows if row.table is None and row.added]
+    added = [row.attention for row in lines if row.attention is not None]
     if added:
-        found.append(_added(added))
+        hidden, total = sum(int((mask == 0).sum()) for mask in added), sum(map(len, added))
+        counts = f"{total - hidden:,} times 0, {hidden:,} times -9999 or less"
+        fact = f"{len(added):,} rows with one number per token; {counts}"
+        found.append(from_page("attention-mask-kind", fact, case="additive"))
     given, inverted = _without_inverted(given, facts)
     if inverted is not None and not any(finding.id == "attention-mask-inverted" for finding in found):
         found.append(inverted)
@@ -42,26 +45,31 @@ def _with_tables(
     given: GivenBatches, tables: Sequence[BatchRow], facts: TokenFacts
 ) -> tuple[GivenBatches, list[Finding]]:
     """Tables become a line a row: what the scored tokens read, and behind them what reads itself."""
+    found = []
     factors = [row for row in tables if row.factors]
     hidden = ahead = scored = 0
     for row in tables:
         places = _scored(row, facts)
-        table = row.table if row.table is not None else np.ones((len(row.ids), len(row.ids)), dtype=np.bool_)
+        table = _table(row)
         scored += len(places)
         hidden += int((~table[places, places]).sum())
         ahead += int(table[places - 1, places].sum())
     inverted = scored > 0 and hidden >= _MOST * scored and ahead >= _MOST * scored
     if inverted:
         tables = [replace(row, table=~row.table) for row in tables if row.table is not None]
-    found = []
-    if inverted:
         fact = f"{hidden:,} of {scored:,} scored tokens are hidden from themselves, and shown to the token before them"
         found.append(from_page("attention-mask-inverted", fact, case="table"))
     if factors:
         fact = f"{len(factors):,} rows with a float mask, one entry per query and key, that holds positive numbers"
         found.append(from_page("attention-mask-kind", fact, case="float table"))
     elif not inverted and scored and ahead >= 0.5 * scored:
-        found.append(_ahead(tables, ahead, scored))
+        found.append(
+            from_page(
+                "attention-mask-looks-ahead",
+                f"{ahead:,} of {scored:,} scored tokens can be attended to by the position that has to predict them",
+                f"{len(tables):,} rows have an attention mask with one entry per query and key",
+            )
+        )
     lines = {(row.batch, row.place): _line(row, facts) for row in tables}
     rows = tuple(
         replace(row, attention=lines[row.batch, row.place]) if row.table is not None else row for row in given.rows
@@ -96,7 +104,10 @@ def _without_inverted(given: GivenBatches, facts: TokenFacts) -> tuple[GivenBatc
     counts = _inverted([(row.ids, row.attention) for row in given.rows if row.attention is not None], facts)
     if counts is None:
         return given, None
-    return replace(given, rows=tuple(replace(row, attention=None) for row in given.rows)), _inverted_line(*counts)
+    hidden, shown = counts
+    fact = f"{hidden:,} tokens of text have 0, {shown:,} tokens of padding have 1"
+    without = tuple(replace(row, attention=None) for row in given.rows)
+    return replace(given, rows=without), from_page("attention-mask-inverted", fact, case="padding")
 
 
 def _inverted(rows: Sequence[tuple[Ints, Ints]], facts: TokenFacts) -> tuple[int, int] | None:
@@ -117,29 +128,3 @@ def _inverted(rows: Sequence[tuple[Ints, Ints]], facts: TokenFacts) -> tuple[int
         shown += int((mask != 0).sum())
     everything = len(rows) > 0 and all(not mask.any() for _, mask in rows) and hidden >= 2
     return (hidden, shown) if everything or (shown >= 2 and hidden > shown / 4) else None
-
-
-def _inverted_line(hidden: int, shown: int) -> Finding:
-    return from_page(
-        "attention-mask-inverted",
-        f"{hidden:,} tokens of text have 0, {shown:,} tokens of padding have 1",
-        case="padding",
-    )
-
-
-def _added(rows: Sequence[BatchRow]) -> Finding:
-    hidden = sum(int((row.attention == 0).sum()) for row in rows if row.attention is not None)
-    total = sum(len(row.ids) for row in rows)
-    return from_page(
-        "attention-mask-kind",
-        f"{len(rows):,} rows with one number per token; {total - hidden:,} times 0, {hidden:,} times -9999 or less",
-        case="additive",
-    )
-
-
-def _ahead(rows: Sequence[BatchRow], ahead: int, scored: int) -> Finding:
-    return from_page(
-        "attention-mask-looks-ahead",
-        f"{ahead:,} of {scored:,} scored tokens can be attended to by the position that has to predict them",
-        f"{len(rows):,} rows have an attention mask with one entry per query and key",
-    )

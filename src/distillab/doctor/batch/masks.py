@@ -51,7 +51,7 @@ def read_masks(value: object, lengths: Sequence[int]) -> GivenMasks | str | None
         size = int(np.prod(value.shape, dtype=object))
         read = _is_float(value) and _is_plain(value) and value.ndim > 0 and 0 < size <= MAX_ENTRIES
         return _lines(list(_floats(value).reshape(-1, value.shape[-1]))) if read else None
-    depth = _depth(value)
+    depth = depth_of(value)
     if depth > 2:
         return f"attention_mask has {depth} dimensions and is not judged"
     rows = value if depth == 2 else [value]
@@ -70,13 +70,12 @@ def of_integers(rows: list[Ints]) -> GivenMasks:
     return GivenMasks([(row > HIDES).astype(np.int64) for row in rows] if added else rows, added=added)
 
 
-def _depth(value: object) -> int:
+def depth_of(value: object) -> int:
+    """The dimensions of a tensor, an array, or lists in lists of them or of numbers."""
     depth = 0
-    while isinstance(value, (list, tuple)) and value and depth < 5:
-        depth, value = depth + 1, value[0]
-        if isinstance(value, (torch.Tensor, np.ndarray)):
-            return depth + value.ndim
-    return depth
+    while isinstance(value, (list, tuple)) and depth < 5:
+        depth, value = depth + 1, value[0] if value else None
+    return depth + (value.ndim if isinstance(value, (torch.Tensor, np.ndarray)) else 0)
 
 
 def _is_float(value: torch.Tensor | NDArray[np.generic]) -> bool:

@@ -72,30 +72,15 @@ def samples_of(row: PlacedRow) -> list[PlacedRow]:
     borders = [0, *at.tolist(), len(row.ids)]
     if len(borders) == 2:
         return [row]
-    made = []
-    for begin, end in pairwise(borders):
-        given = row.row
-        part = replace(
-            given,
-            ids=given.ids[begin:end],
-            labels=given.labels[begin:end],
-            attention=None,
-            positions=None,
-            fills=False,
-            table=None,
-        )
-        made.append(
-            PlacedRow(
-                part,
-                row.ids[begin:end],
-                row.scored[begin:end],
-                row.targets[begin:end],
-                None,
-                min(max(row.start - begin, 0), end - begin),
-                min(max(row.stop - begin, 0), end - begin),
-            )
-        )
-    return made
+    return [_part(row, begin, end) for begin, end in pairwise(borders)]
+
+
+def _part(row: PlacedRow, begin: int, end: int) -> PlacedRow:
+    cut = slice(begin, end)
+    ids, labels = row.row.ids[cut], row.row.labels[cut]
+    given = replace(row.row, ids=ids, labels=labels, attention=None, positions=None, fills=False, table=None)
+    start, stop = (min(max(place - begin, 0), end - begin) for place in (row.start, row.stop))
+    return PlacedRow(given, row.ids[cut], row.scored[cut], row.targets[cut], None, start, stop)
 
 
 def _restarts(placed: PlacedRow) -> Ints:

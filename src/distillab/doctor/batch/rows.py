@@ -5,7 +5,7 @@ Shapes: B sequences, L positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distillab.doctor.batch.masks import GivenMasks, of_integers, read_masks
+from distillab.doctor.batch.masks import GivenMasks, depth_of, of_integers, read_masks
 from distillab.doctor.batch.masks import Ints as Ints
 from distillab.errors import DataError, ShapeError
 
@@ -85,12 +85,14 @@ class GivenBatches:
     Attributes:
         boundaries: the key that marks where samples begin inside of a row; None: there is none.
         notes: what was given and is not judged.
+        total: rows, where more were there than were read.
     """
 
     rows: tuple[BatchRow, ...]
     batches: int
     boundaries: str | None
     notes: tuple[str, ...]
+    total: int | None = None
 
 
 def read_batches(batches: object) -> GivenBatches:
@@ -130,20 +132,20 @@ def _each(batches: object) -> Iterator[Mapping[object, object]]:
         yield batches
         return
     if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes, torch.Tensor, np.ndarray)):
-        raise DataError(
-            "A batch is a mapping from names to tensors.",
-            facts=[f"got: {type(batches).__name__}"],
-            fix='give {"input_ids": …, "labels": …}, or a list of such mappings',
-        )
+        raise _no_mapping(batches, None)
     for number, batch in enumerate(islice(batches, MAX_BATCHES)):
         if not isinstance(batch, Mapping):
-            raise DataError(
-                "A batch is a mapping from names to tensors.",
-                where=f"batch {number}",
-                facts=[f"got: {type(batch).__name__}"],
-                fix='give {"input_ids": …, "labels": …} for every batch',
-            )
+            raise _no_mapping(batch, f"batch {number}")
         yield batch
+
+
+def _no_mapping(given: object, where: str | None) -> DataError:
+    return DataError(
+        "A batch is a mapping from names to tensors.",
+        where=where,
+        facts=[f"got: {type(given).__name__}"],
+        fix='give {"input_ids": …, "labels": …}, or a list of such mappings',
+    )
 
 
 def _read(batch: Mapping[object, object], number: int) -> tuple[list[BatchRow], list[str], str | None]:
@@ -170,7 +172,7 @@ def _read(batch: Mapping[object, object], number: int) -> tuple[list[BatchRow], 
     boundaries = next((key for key in _BOUNDARY_KEYS if batch.get(key) is not None), None)
     positions: list[Ints] | None = None
     if batch.get("position_ids") is not None:
-        dimensions = _dimensions(batch["position_ids"])
+        dimensions = depth_of(batch["position_ids"])
         if dimensions > 2:
             notes.append(f"position_ids has {dimensions} dimensions and is not judged")
         else:
@@ -210,18 +212,6 @@ def _masks(value: object, ids: list[Ints], number: int) -> GivenMasks | str:
     if isinstance(read, GivenMasks) and read.rows is not None:
         _require_equal(ids, read.rows, "attention_mask", number)
     return read
-
-
-def _dimensions(value: object) -> int:
-    if isinstance(value, (torch.Tensor, np.ndarray)):
-        return value.ndim
-    depth = 0
-    while isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        depth += 1
-        if not value or depth > 4:
-            break
-        value = value[0]
-    return depth
 
 
 def _rows(value: object, key: str, number: int, *, booleans: bool = False) -> list[Ints]:

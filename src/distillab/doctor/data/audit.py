@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from distillab.doctor.data.teacher_answers import check_teacher_ends, check_teac
 from distillab.errors import ConfigError, DataError
 from distillab.records import CheckResult, Investigation
 
-__all__ = ["DataSubject", "TeacherText", "audit_data", "read_subject", "run_data_checks"]
+__all__ = ["DataSubject", "TeacherText", "audit_data", "run_data_checks"]
 
 
 def run_data_checks(subject: DataSubject) -> tuple[CheckResult, ...]:
@@ -54,10 +55,10 @@ def run_data_checks(subject: DataSubject) -> tuple[CheckResult, ...]:
         references: defaultdict[str, list[str]] = defaultdict(list)
         for example in subject.train:
             references[example.prompt].append(example.answer)
-        plain_text = subject.train[0].kind == "text"
+        texts = [replace(text, references=tuple(references[text.prompt])) for text in subject.teacher_texts]
         checks += [
-            check_teacher_ends(subject.teacher_texts, references, plain_text=plain_text),
-            check_teacher_sources(subject.teacher_texts, references),
+            check_teacher_ends(texts, plain_text=subject.train[0].kind == "text"),
+            check_teacher_sources(texts),
         ]
     return with_causes(checks)
 
@@ -89,24 +90,6 @@ def audit_data(
         CacheError: the folder with answers is damaged.
         TokenizerMismatch: the tokenizer disagrees with its own file.
     """
-    subject = read_subject(
-        train, tokenizer, held_out=held_out, answers=answers, columns=columns, template=template, max_tokens=max_tokens
-    )
-    name = str(train) if isinstance(train, (str, Path)) else f"{len(subject.train):,} rows"
-    return Investigation(subject=name, checks=run_data_checks(subject))
-
-
-def read_subject(
-    train: str | Path | Sequence[Example],
-    tokenizer: str | Path | Reader,
-    *,
-    held_out: str | Path | Sequence[Example],
-    answers: str | Path | Sequence[TeacherText],
-    columns: ColumnsConfig | None,
-    template: str,
-    max_tokens: int,
-) -> DataSubject:
-    """What `audit_data` examines, read; arguments and errors as there."""
     if max_tokens < 4:
         raise ConfigError("No row fits into so few tokens.", facts=[f"max_tokens {max_tokens}; at least 4"])
     rows = _examples(train, columns)
@@ -125,7 +108,9 @@ def read_subject(
             str(tokenizer), revision=None, template=template, kind=rows[0].kind, max_tokens=max_tokens
         )
     texts = read_teacher_texts(str(answers), rows) if isinstance(answers, (str, Path)) else answers
-    return DataSubject(rows, judged, tokenizer, tuple(texts))
+    name = str(train) if isinstance(train, (str, Path)) else f"{len(rows):,} rows"
+    subject = DataSubject(rows, judged, tokenizer, tuple(texts))
+    return Investigation(subject=name, checks=run_data_checks(subject))
 
 
 def _examples(given: str | Path | Sequence[Example], columns: ColumnsConfig | None) -> Sequence[Example]:

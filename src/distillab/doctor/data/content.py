@@ -14,7 +14,7 @@ from distillab.doctor.checks import Checked, Scope, check, from_page
 from distillab.doctor.data.damage import check_damage, check_escapes
 from distillab.doctor.data.markers import family_of, marker_in, rendered_by
 from distillab.doctor.data.subject import EncodedPart
-from distillab.doctor.data.words import ENCODINGS, not_checked, share, shown
+from distillab.doctor.data.words import ENCODINGS, around, not_checked, share, shown
 from distillab.records import Finding, Severity
 
 _MANY = 0.01
@@ -87,7 +87,7 @@ def _markers(examples: Sequence[Example]) -> Finding | None:
         + ", ".join(f"{name}: {times:,}" for name, times in families.most_common()),
         f"{ends:,} of these answers end with the marker",
         severity="warning" if len(hit) >= _MANY * len(examples) else "note",
-        example=(f"{example.origin}: {_around_marker(text)}",),
+        example=(f"{example.origin}: {around(text, marker_in(text) or '', reach=60)}",),
     )
 
 
@@ -95,12 +95,6 @@ def _ends_with_marker(text: str) -> bool:
     last = text.rstrip()
     found = marker_in(last[-24:])
     return found is not None and last.endswith(found)
-
-
-def _around_marker(text: str) -> str:
-    marker = marker_in(text) or ""
-    at = text.index(marker)
-    return repr(text[max(0, at - 60) : at + 60])
 
 
 def _rendered(examples: Sequence[Example], template: Template) -> Finding | None:

@@ -13,7 +13,7 @@ from html.entities import html5
 
 from distillab.data.examples import Example
 from distillab.doctor.checks import from_page
-from distillab.doctor.data.words import ENCODINGS, not_checked, share
+from distillab.doctor.data.words import ENCODINGS, around, not_checked, share
 from distillab.records import Finding
 
 _MANY = 0.001
@@ -48,14 +48,21 @@ _CODE = re.compile(
     r"|;\s*\n|\b(?:print|printf|println|echo|split|join|replace)\s*\(",
     re.I,
 )
+_JSON = "json.loads on the text in quotation marks removes one level of escaping"
+# kind -> its pattern, and what to do
 _KINDS = {
-    "HTML entities": "html.unescape(text)",
-    "HTML tags": "strip the tags, and turn <br> and <p> into line breaks",
-    "line breaks or tabs as a backslash and a letter": r"text.replace('\\n', '\n'), or read the file as JSON once more",
-    "characters as \\u and their number": "json.loads on the text in quotation marks removes one level of escaping",
-    "quotation marks behind a backslash": "json.loads on the text in quotation marks removes one level of escaping",
-    "spaces as %20": "urllib.parse.unquote(text)",
+    "HTML entities": (_ENTITY, "html.unescape(text)"),
+    "HTML tags": (_TAG, "strip the tags, and turn <br> and <p> into line breaks"),
+    "line breaks or tabs as a backslash and a letter": (
+        _LINE_END,
+        r"text.replace('\\n', '\n'), or read the file as JSON once more",
+    ),
+    "characters as \\u and their number": (_UNICODE, _JSON),
+    "quotation marks behind a backslash": (_QUOTES, _JSON),
+    "spaces as %20": (_PERCENT, "urllib.parse.unquote(text)"),
 }
+# (text, kind, what was found first) of every kind that a row holds
+_Marks = list[tuple[str, str, str]]
 
 
 def misread(text: str) -> tuple[str, str] | None:
@@ -107,61 +114,56 @@ def damage_in(text: str, *, encodings: bool = True) -> list[tuple[str, str]]:
 
 def check_damage(examples: Sequence[Example]) -> Finding | None:
     """Count rows with each kind of damage."""
-    kinds: Counter[str] = Counter()
-    first: dict[str, str] = {}
-    rows: list[set[str]] = []
     encodings = not_checked("", ENCODINGS) is None
-    for example in examples:
-        here = [(text, *found) for text in example.texts for found in damage_in(text, encodings=encodings)]
-        for text, kind, piece in here:
-            first.setdefault(kind, _around(example, text, piece))
-        rows += [{kind for _, kind, _ in here}] if here else []
+    rows: list[tuple[Example, _Marks]] = [
+        (example, [(text, *found) for text in example.texts for found in damage_in(text, encodings=encodings)])
+        for example in examples
+    ]
     # a question mark without a blank behind it may be a slip; many of them are not
-    if sum(_LOST in one for one in rows) < max(_FEWEST_LOST, _MANY_LOST * len(examples)):
-        rows = [one - {_LOST} for one in rows if one != {_LOST}]
-    for one in rows:
-        kinds.update(one)
-    if not rows:
+    lost = sum(any(kind == _LOST for _, kind, _ in marks) for _, marks in rows)
+    if lost < max(_FEWEST_LOST, _MANY_LOST * len(examples)):
+        rows = [(example, [mark for mark in marks if mark[1] != _LOST]) for example, marks in rows]
+    damaged = sum(bool(marks) for _, marks in rows)
+    if not damaged:
         return None
+    kinds = _kinds(rows)
     return from_page(
         "text-damaged",
-        *tuple(f"{share(times, len(examples))} rows hold {kind}" for kind, times in kinds.most_common()),
-        severity="warning" if len(rows) >= _MANY * len(examples) else "note",
-        example=tuple(first[kind] for kind, _ in kinds.most_common()),
+        *(f"{share(times, len(examples))} rows hold {kind}" for kind, times, _ in kinds),
+        severity="warning" if damaged >= _MANY * len(examples) else "note",
+        example=tuple(first for _, _, first in kinds),
     )
 
 
-def _around(example: Example, text: str, found: str) -> str:
-    at = text.index(found)
-    return f"{example.origin}: {text[max(0, at - 30) : at + 30]!r}"
+def _kinds(rows: Sequence[tuple[Example, _Marks]]) -> list[tuple[str, int, str]]:
+    """Return (kind, rows that hold it, the first place) of each, the most frequent first."""
+    times: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for example, marks in rows:
+        times.update({kind: 1 for _, kind, _ in marks})
+        for text, kind, piece in marks:
+            first.setdefault(kind, f"{example.origin}: {around(text, piece, reach=40)}")
+    return [(kind, count, first[kind]) for kind, count in times.most_common()]
 
 
 def check_escapes(examples: Sequence[Example]) -> Finding | None:
     """Count rows with each kind of escape, those left out that are about code or markup."""
-    kinds: Counter[str] = Counter()
-    first: dict[str, str] = {}
-    passed = rows = 0
-    for example in examples:
-        escapes = [(text, kind, found) for text in example.texts for kind, found in escapes_in(text)]
-        if not escapes:
-            continue
-        if any(_speaks_of_code(text) for text in example.texts):
-            passed += 1
-            continue
-        rows += 1
-        kinds.update({kind for _, kind, _ in escapes})
-        for text, kind, found in escapes:
-            first.setdefault(kind, _around_escape(example, text, found))
+    escaped: list[tuple[Example, _Marks]] = [
+        (example, marks)
+        for example in examples
+        if (marks := [(text, *found) for text in example.texts for found in escapes_in(text)])
+    ]
+    rows = [(example, marks) for example, marks in escaped if not any(map(_speaks_of_code, example.texts))]
     if not rows:
         return None
-    passed_over = (f"{passed:,} further rows are about code or markup, and were not judged",) if passed else ()
+    kinds, passed = _kinds(rows), len(escaped) - len(rows)
     return from_page(
         "text-escaped",
-        *(f"{share(times, len(examples))} rows hold {kind}" for kind, times in kinds.most_common()),
-        *passed_over,
-        severity="warning" if rows >= max(_FEWEST_ESCAPED, _MANY_ESCAPED * len(examples)) else "note",
-        example=tuple(first[kind] for kind, _ in kinds.most_common()),
-        fix=tuple(dict.fromkeys(f"{kind}: {_KINDS[kind]}" for kind, _ in kinds.most_common())),
+        *(f"{share(times, len(examples))} rows hold {kind}" for kind, times, _ in kinds),
+        f"{passed:,} further rows are about code or markup, and were not judged" if passed else None,
+        severity="warning" if len(rows) >= max(_FEWEST_ESCAPED, _MANY_ESCAPED * len(examples)) else "note",
+        example=tuple(first for _, _, first in kinds),
+        fix=tuple(dict.fromkeys(f"{kind}: {_KINDS[kind][1]}" for kind, _, _ in kinds)),
     )
 
 
@@ -176,32 +178,17 @@ def escapes_in(text: str) -> list[tuple[str, str]]:
     if not any(sign in text for sign in "&<\\%"):
         return []
     bare = _FENCED.sub(" ", text)
-    entity = next((match[0] for match in _ENTITY.finditer(bare) if _is_entity(match[0])), None)
-    tags = [match[0] for match in _TAG.finditer(bare)]
-    line_end = None if "\n" in bare.strip() else _LINE_END.search(bare)
-    found = {
-        "HTML entities": entity,
-        "HTML tags": tags[0] if tags else None,
-        "line breaks or tabs as a backslash and a letter": line_end[0] if line_end else None,
-    }
-    for kind, pattern in (
-        ("characters as \\u and their number", _UNICODE),
-        ("quotation marks behind a backslash", _QUOTES),
-        ("spaces as %20", _PERCENT),
-    ):
-        match = pattern.search(bare)
-        found[kind] = match[0] if match else None
-    return [(kind, piece) for kind, piece in found.items() if piece is not None]
+    kinds = {kind: pattern for kind, (pattern, _) in _KINDS.items()}
+    if "\n" in bare.strip():  # its line breaks are whole
+        kinds = {kind: pattern for kind, pattern in kinds.items() if pattern is not _LINE_END}
+    pieces = ((kind, (match[0] for match in pattern.finditer(bare))) for kind, pattern in kinds.items())
+    return [(kind, piece) for kind, found in pieces if (piece := next(filter(_is_meant, found), None)) is not None]
 
 
-def _is_entity(piece: str) -> bool:
-    return piece.startswith("&#") or piece[1:] in html5
+def _is_meant(piece: str) -> bool:
+    """Whether it is no letter behind an ampersand: of names only those that HTML has."""
+    return not piece.startswith("&") or piece.startswith("&#") or piece[1:] in html5
 
 
 def _speaks_of_code(text: str) -> bool:
     return bool(_ABOUT.search(text) or _CODE.search(text) or "```" in text)
-
-
-def _around_escape(example: Example, text: str, found: str) -> str:
-    at = max(0, text.find(found))
-    return f"{example.origin}: {text[max(0, at - 30) : at + 40]!r}"

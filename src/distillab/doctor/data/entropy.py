@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import entropy
 
 from distillab.data.encoding import EncodedRow
 from distillab.data.reading import Reader
@@ -151,8 +152,7 @@ def _line(name: str, floor: Floor) -> str:
 
 def _unigram_entropy(rows: Sequence[EncodedRow]) -> float:
     counts = np.unique(np.concatenate([row.input_ids[row.answer_mask] for row in rows]), return_counts=True)[1]
-    shares = counts / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
+    return float(entropy(counts))
 
 
 def _bigram_nats(rows: Sequence[EncodedRow]) -> float:
@@ -161,4 +161,4 @@ def _bigram_nats(rows: Sequence[EncodedRow]) -> float:
     scored = np.concatenate([row.input_ids[1:][row.answer_mask[1:]] for row in rows]).astype(np.int64)
     pairs = np.unique(before << 32 | scored, return_counts=True)[1]
     firsts = np.unique(before, return_counts=True)[1]
-    return float((firsts * np.log(firsts)).sum() - (pairs * np.log(pairs)).sum()) / len(scored)
+    return float(entropy(pairs) - entropy(firsts))

@@ -18,7 +18,8 @@ from distillab.errors import DataError
 _PROMPT_SHARE = 0.25
 _BLOCK = 1024
 # what servers and libraries write for an answer that ended by itself, and for one that was cut
-_STOPPED, _CUT = ("stop", "eos", "end_turn", "stop_sequence", "eos_token"), ("length", "max_tokens")
+_FINISHED = dict.fromkeys(("stop", "eos", "end_turn", "stop_sequence", "eos_token"), True)
+_FINISHED |= dict.fromkeys(("length", "max_tokens"), False)
 
 
 def read_examples(path: str, *, columns: ColumnsConfig | None) -> Sequence[Example]:
@@ -63,14 +64,12 @@ def _finished(row: Row) -> bool | None:
     value = next((row.values[name] for name in ("finish_reason", "finish", "finished") if name in row.values), None)
     if value is None or isinstance(value, bool):
         return value
-    if value in _STOPPED:
-        return True
-    if value in _CUT:
-        return False
+    if isinstance(value, str) and value in _FINISHED:
+        return _FINISHED[value]
     raise DataError(
         "The finish reason of this answer is not known.",
         where=row.origin,
-        facts=[f"finish: {ascii(value)[:60]}", f"known: {', '.join((*_STOPPED, *_CUT))}, true, false"],
+        facts=[f"finish: {ascii(value)[:60]}", f"known: {', '.join(_FINISHED)}, true, false"],
         fix="write finish_reason: stop or length, or leave the column out",
     )
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distillab.data.examples import Example
 from distillab.doctor.checks import Checked, Scope, check, from_page
@@ -13,6 +14,7 @@ from distillab.doctor.data.subject import EncodedPart
 from distillab.doctor.data.words import share, shown
 from distillab.records import Finding
 
+_Ints = NDArray[np.int64]
 _FEWEST = 20
 _SAME_SHARE = 0.5
 _ONE_TOKEN_SHARE = 0.5
@@ -40,7 +42,7 @@ def check_lengths(examples: Sequence[Example], encoded: EncodedPart) -> Checked:
     yield _equal(examples)
 
 
-def _quantiles(values: np.ndarray[tuple[int], np.dtype[np.int64]]) -> str:
+def _quantiles(values: _Ints) -> str:
     middle, high = np.percentile(values, [50, 95], method="nearest")
     return f"{middle:,} (median), {high:,} (95 %), {values.max():,} (longest)"
 
@@ -76,11 +78,7 @@ def _no_room(encoded: EncodedPart) -> Finding | None:
     )
 
 
-def _cut_off(
-    encoded: EncodedPart,
-    tokens: np.ndarray[tuple[int], np.dtype[np.int64]],
-    lengths: np.ndarray[tuple[int], np.dtype[np.int64]],
-) -> Finding | None:
+def _cut_off(encoded: EncodedPart, tokens: _Ints, lengths: _Ints) -> Finding | None:
     hit = np.flatnonzero(lengths > encoded.max_tokens)
     if not len(hit):
         return None
@@ -98,7 +96,7 @@ def _cut_off(
     )
 
 
-def _one_token(encoded: EncodedPart, tokens: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Finding | None:
+def _one_token(encoded: EncodedPart, tokens: _Ints) -> Finding | None:
     # the end token is scored too
     hit = np.flatnonzero(tokens <= 2)
     if len(tokens) < _FEWEST or len(hit) < _ONE_TOKEN_SHARE * len(tokens):

@@ -55,33 +55,24 @@ def _rows(
     plain: dict[str, Example],
     total: int,
 ) -> Finding | None:
-    if not (exact or alike or near):
-        return None
-    evidence = []
-    example: tuple[str, ...] = ()
-    if near:
-        held, own, part = near[0]
-        evidence.append(
-            f"{share(len(near), total)} share at least {_NEAR:.0%} of their {_GROUP}-grams of words with one"
-        )
-        example = _pair(held, own, f"{part:.0%} of the n-grams")
-    if alike:
-        evidence.insert(0, f"{share(len(alike), total)} are there with other case or white space")
-        example = _pair(alike[0], plain[plain_row(alike[0])], "except for case and white space")
     if exact:
-        evidence.insert(0, f"{share(len(exact), total)} held-out rows are in the training rows, exactly the same")
-        example = _pair(exact[0], contents[exact[0].content], "equal")
+        held, own, how = exact[0], contents[exact[0].content], "equal"
+    elif alike:
+        held, own, how = alike[0], plain[plain_row(alike[0])], "except for case and white space"
+    elif near:
+        held, own, how = near[0][0], near[0][1], f"{near[0][2]:.0%} of the n-grams"
+    else:
+        return None
     certain = len(exact) + len(alike) >= _LEAK * total
+    grams = f"share at least {_NEAR:.0%} of their {_GROUP}-grams of words with one"
     return from_page(
         "train-held-out-overlap",
-        *evidence,
+        f"{share(len(exact), total)} held-out rows are in the training rows, exactly the same" if exact else None,
+        f"{share(len(alike), total)} are there with other case or white space" if alike else None,
+        f"{share(len(near), total)} {grams}" if near else None,
         case="all" if certain else "some",
-        example=example,
+        example=(f"{held.origin} and {own.origin} ({how}):", shown(held.prompt), shown(own.prompt)),
     )
-
-
-def _pair(held: Example, own: Example, how: str) -> tuple[str, ...]:
-    return (f"{held.origin} and {own.origin} ({how}):", shown(held.prompt), shown(own.prompt))
 
 
 def _prompts(train: Sequence[Example], held_out: Sequence[Example], total: int) -> Finding | None:

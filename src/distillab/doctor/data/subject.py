@@ -31,11 +31,13 @@ class TeacherText:
         prompt: as in `Example.prompt`.
         text: what the teacher wrote after it.
         finished: it ended by itself; False: it was cut off at the longest length; None: not known.
+        references: the data set's own answers to the prompt.
     """
 
     prompt: str
     text: str
     finished: bool | None = None
+    references: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

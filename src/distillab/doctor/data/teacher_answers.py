@@ -6,7 +6,7 @@ import re
 import tomllib
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
 from distillab.doctor.data.languages import Language, differ, language_of
 from distillab.doctor.data.markers import family_of, marker_in
 from distillab.doctor.data.subject import TeacherText
-from distillab.doctor.data.words import LANGUAGES, not_checked, plain_form, share, shown
+from distillab.doctor.data.words import LANGUAGES, around, not_checked, plain_form, share, shown
 from distillab.doctor.run.answers import repeated_share
 from distillab.records import Finding
 
@@ -34,13 +34,10 @@ _LONG_WORDS, _COPIES = 12, 0.2
 
 
 @check("teacher's answers")
-def check_teacher_ends(
-    texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]], *, plain_text: bool
-) -> Checked:
+def check_teacher_ends(texts: Sequence[TeacherText], *, plain_text: bool) -> Checked:
     """Look at answers for what makes them unfit to be learned from.
 
     Args:
-        references: the data set's own answers, by prompt.
         plain_text: the teacher went on with texts, which have no natural end.
     """
     yield Scope(f"{len(texts):,} answers")
@@ -52,7 +49,7 @@ def check_teacher_ends(
     yield _cut_off([text for text in texts if text.finished is not None], plain_text=plain_text)
     yield _empty(texts)
     yield _loops(texts)
-    yield _refusals(texts, references)
+    yield _refusals(texts)
     yield _same(texts)
 
 
@@ -125,8 +122,8 @@ def _loops(texts: Sequence[TeacherText]) -> Finding | None:
     )
 
 
-def _refusals(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]]) -> Finding | None:
-    hit = [text for text in texts if refuses(text.text) and not any(map(refuses, references.get(text.prompt, ())))]
+def _refusals(texts: Sequence[TeacherText]) -> Finding | None:
+    hit = [text for text in texts if refuses(text.text) and not any(map(refuses, text.references))]
     if not hit:
         return None
     return from_page(
@@ -149,33 +146,29 @@ def _same(texts: Sequence[TeacherText]) -> Finding | None:
 
 
 @check("teacher's answers and the data")
-def check_teacher_sources(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]]) -> Checked:
-    """Compare answers with their prompts and with the data set's own answers.
-
-    Args:
-        references: the data set's own answers, by prompt.
-    """
+def check_teacher_sources(texts: Sequence[TeacherText]) -> Checked:
+    """Compare answers with their prompts and with the data set's own answers."""
     yield Scope(f"{len(texts):,} answers")
     if not texts:
         raise Skipped("there are no answers of a teacher (--answers)")
-    known = sum(text.prompt in references for text in texts)
+    known = sum(bool(text.references) for text in texts)
     left_out = not_checked("language", LANGUAGES)
     yield Scope(
         "; ".join(filter(None, (f"{len(texts):,} answers, {known:,} to prompts of the training rows", left_out)))
     )
-    yield _echoes(texts, references)
-    yield _markers(texts, references)
-    yield _copies(texts, references)
+    yield _echoes(texts)
+    yield _markers(texts)
+    yield _copies(texts)
     if left_out is None:
-        yield _languages(texts, references)
+        yield _languages(texts)
 
 
-def _echoes(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]]) -> Finding | None:
+def _echoes(texts: Sequence[TeacherText]) -> Finding | None:
     judged = [text for text in texts if len(text.prompt.split()) >= _PROMPT_WORDS]
     hit = [
         text
         for text in judged
-        if _echoed(text.text, text.prompt) and not any(_echoed(r, text.prompt) for r in references.get(text.prompt, ()))
+        if _echoed(text.text, text.prompt) and not any(_echoed(r, text.prompt) for r in text.references)
     ]
     if not hit or len(hit) < _ECHO * len(judged):
         return None
@@ -192,27 +185,26 @@ def _echoed(answer: str, prompt: str) -> bool:
     return plain_form(answer[: 2 * len(prompt) + 200]).startswith(plain_form(prompt))
 
 
-def _markers(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]]) -> Finding | None:
-    hit = [text for text in texts if marker_in(text.text) and not any(map(marker_in, references.get(text.prompt, ())))]
+def _markers(texts: Sequence[TeacherText]) -> Finding | None:
+    hit = [text for text in texts if marker_in(text.text) and not any(map(marker_in, text.references))]
     if not hit:
         return None
     families = Counter(family_of(text.text) for text in hit)
     text = hit[0].text
-    at = text.index(marker_in(text) or "")
     return from_page(
         "teacher-template-markers",
         f"{share(len(hit), len(texts))} answers; "
         + ", ".join(f"{name}: {times:,}" for name, times in families.most_common()),
         severity="warning" if len(hit) >= _MANY * len(texts) else "note",
-        example=(repr(text[max(0, at - 60) : at + 60]),),
+        example=(around(text, marker_in(text) or "", reach=60),),
     )
 
 
-def _languages(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]]) -> Finding | None:
+def _languages(texts: Sequence[TeacherText]) -> Finding | None:
     judged: list[tuple[TeacherText, Language, Language]] = []
     for text in texts:
         wrote = language_of(text.text)
-        known = [language for own in references.get(text.prompt, ()) if (language := language_of(own)) is not None]
+        known = [language for own in text.references if (language := language_of(own)) is not None]
         if wrote is not None and known:
             judged.append((text, wrote, next((one for one in known if not differ(one, wrote)), known[0])))
     hit = [one for one in judged if differ(one[1], one[2])]
@@ -229,11 +221,11 @@ def _languages(texts: Sequence[TeacherText], references: Mapping[str, Sequence[s
     )
 
 
-def _copies(texts: Sequence[TeacherText], references: Mapping[str, Sequence[str]]) -> Finding | None:
-    judged = [text for text in texts if len(text.text.split()) >= _LONG_WORDS and text.prompt in references]
+def _copies(texts: Sequence[TeacherText]) -> Finding | None:
+    judged = [text for text in texts if len(text.text.split()) >= _LONG_WORDS and text.references]
     if len(judged) < _FEWEST:
         return None
-    hit = [text for text in judged if plain_form(text.text) in map(plain_form, references[text.prompt])]
+    hit = [text for text in judged if plain_form(text.text) in map(plain_form, text.references)]
     if len(hit) < _COPIES * len(judged):
         return None
     return from_page(

@@ -41,6 +41,12 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…")
 
 
+def around(text: str, piece: str, *, reach: int) -> str:
+    """What stands around a piece of a text in quotes, so many characters to either side, for a finding."""
+    at = max(0, text.find(piece))
+    return repr(text[max(0, at - reach) : at + reach])
+
+
 def share(part: int, whole: int) -> str:
     """A count out of another one, with its share.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 
-from distillab.doctor.checks import from_page
+from distillab.doctor.checks import Scope, from_page, recorded
 from distillab.doctor.loss.call import (
     TRIED_TEMPERATURE,
     WATCHED,
@@ -85,52 +85,54 @@ def audit_loss(
     with warnings.catch_warnings():
         # torch warns of some reductions at every call; what they do is found here by what they do
         warnings.simplefilter("ignore")
-        findings = _checked(caller, batch, stated=given is not None, padded=padded, expects=expects)
+        found = list(_findings(caller, batch, stated=given is not None, padded=padded, expects=expects))
     name = getattr(function, "__qualname__", type(function).__name__)
-    return CheckResult(check="loss", scope=f"{name}: {batch.sizes}", findings=tuple(findings))
+    first_of_id: dict[str, Finding] = {}
+    for finding in found:
+        first_of_id.setdefault(finding.id, finding)
+    return recorded("loss", iter((Scope(f"{name}: {batch.sizes}"), *first_of_id.values())))
 
 
-def _checked(
+def _findings(
     caller: LossCaller, batch: LogitBatch, *, stated: bool, padded: bool, expects: str | None
-) -> list[Finding]:
+) -> Iterator[Finding]:
     base = caller(batch)
     stopped = _unusable(caller, batch, base)
     if stopped is not None:
-        return [stopped]
-    findings = list(input_findings(base.changed))
+        yield stopped
+        return
+    yield from input_findings(base.changed)
     subject = measured(caller, batch, base, padded=padded)
     if not stated and unshifted(subject):
         # consistently so: the function of a caller that shifts. It is examined as such from here on.
-        findings += unshifted_findings(subject, severity="warning")
+        yield from unshifted_findings(subject, severity="warning")
         caller = replace(caller, given="shifted")
-        base = caller(batch)
-        subject = measured(caller, batch, base, padded=padded)
+        subject = measured(caller, batch, caller(batch), padded=padded)
     wrong_softmax = list(softmax_findings(subject))
+    yield from wrong_softmax
     if wrong_softmax:
-        return findings + wrong_softmax
+        return
     if subject.footprint.offset is None:
-        return [*findings, _ignores_teacher(subject), *position_findings(subject)]
-    findings += position_findings(subject)
-    findings += pairing_findings(subject)
+        yield _ignores_teacher(subject)
+    yield from position_findings(subject)
+    if subject.footprint.offset is None:
+        return
+    yield from pairing_findings(subject)
     if subject.footprint.offset or subject.footprint.of_other_rows:
-        return findings
+        return
     fit = _formula(subject)
-    findings += equality_findings(subject, fit)
+    yield from equality_findings(subject, fit)
     soft, hard = measured_reductions(caller, batch, subject.hard, padded=padded)
-    findings += divisor_findings(subject, soft, "the teacher's part", fit)
-    findings += divisor_findings(subject, hard, "the labels' cross-entropy", None)
+    yield from divisor_findings(subject, soft, "the teacher's part", fit)
+    yield from divisor_findings(subject, hard, "the labels' cross-entropy", None)
     response = measured_response(subject, fit)
-    findings += temperature_findings(subject, response)
-    named = {finding.id for finding in findings}
-    findings += [finding for finding in token_findings(subject) if finding.id not in named]
-    findings += number_findings(subject)
-    findings += _other_than_expected(subject, fit, expects)
-    first_of_id = {finding.id: finding for finding in reversed(findings)}
-    findings = [finding for finding in findings if first_of_id[finding.id] is finding]
-    note = description(
+    yield from temperature_findings(subject, response)
+    yield from token_findings(subject)
+    yield from number_findings(subject)
+    yield from _other_than_expected(subject, fit, expects)
+    yield description(
         subject, fit=fit, soft=soft, hard=hard, response=response, reaches_teacher=caller.reaches_teacher(batch)
     )
-    return [*findings, note]
 
 
 def _formula(subject: Subject) -> Fit | None:
@@ -166,22 +168,17 @@ def _ignores_teacher(subject: Subject) -> Finding:
     )
 
 
-def _other_than_expected(subject: Subject, fit: Fit | None, expects: str | None) -> list[Finding]:
+def _other_than_expected(subject: Subject, fit: Fit | None, expects: str | None) -> Iterator[Finding]:
     if fit is None or not fit.holds or fit.formula.mistake is not None:
-        return []
-    if expects is not None and fit.formula.family != expects:
-        return [_is_another(f"expected: {expects}", fit, by_name=False)]
+        return
     name = getattr(subject.caller.function, "__name__", "").lower()
-    for word, family in (("forward", "forward_kl"), ("reverse", "reverse_kl")):
-        if word in name and {family, fit.formula.family} == {"forward_kl", "reverse_kl"}:
-            return [_is_another(f"its name: {name}", fit, by_name=True)]
-    return []
-
-
-def _is_another(stated: str, fit: Fit, *, by_name: bool) -> Finding:
-    return from_page(
+    named = next((f"{word}_kl" for word in ("forward", "reverse") if word in name), None)
+    by_name = expects in (None, fit.formula.family)
+    if by_name and {named, fit.formula.family} != {"forward_kl", "reverse_kl"}:
+        return
+    yield from_page(
         "loss-another-divergence",
-        stated,
+        f"its name: {name}" if by_name else f"expected: {expects}",
         f"by its gradient: {fit.words} (off by {fit.off:.1e})",
         severity="warning" if by_name else "error",
     )

@@ -22,20 +22,13 @@ Given = Literal["sequences", "shifted", "scored"]
 # A distillation loss: takes tensors of the roles, returns a tensor of any shape (a scalar, as a rule).
 LossFunction = Callable[..., object]
 
-_NAMES: dict[str, Role] = {
-    "student_logits": "student_logits",
-    "logits_student": "student_logits",
-    "student": "student_logits",
-    "logits": "student_logits",
-    "teacher_logits": "teacher_logits",
-    "logits_teacher": "teacher_logits",
-    "teacher": "teacher_logits",
-    "labels": "labels",
-    "label": "labels",
-    "targets": "labels",
-    "attention_mask": "attention_mask",
-    "mask": "attention_mask",
+_ROLES: dict[Role, str] = {
+    "student_logits": "student_logits logits_student student logits",
+    "teacher_logits": "teacher_logits logits_teacher teacher",
+    "labels": "labels label targets",
+    "attention_mask": "attention_mask mask",
 }
+_NAMES = {name: role for role, names in _ROLES.items() for name in names.split()}
 _TEMPERATURES = ("temperature", "kd_temperature", "distil_temperature", "temp", "tau", "T")
 # What a function may raise where it is given numbers or shapes that it does not expect.
 REFUSALS = (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError, DistillabError)
@@ -252,16 +245,15 @@ def fresh_logits(batch: LogitBatch, seed: int) -> Tensor:
     return torch.randn(batch.teacher.shape, generator=torch.Generator().manual_seed(seed)) * 2.0
 
 
+def _each(batch: LogitBatch, change: Callable[[Tensor], Tensor], start: int = 0) -> LogitBatch:
+    return LogitBatch(
+        change(batch.student), change(batch.teacher), change(batch.labels), change(batch.attention), start
+    )
+
+
 def with_rows(batch: LogitBatch, rows: Sequence[int]) -> LogitBatch:
     """Return these rows, in this order."""
-    chosen = list(rows)
-    return replace(
-        batch,
-        student=batch.student[chosen],
-        teacher=batch.teacher[chosen],
-        labels=batch.labels[chosen],
-        attention=batch.attention[chosen],
-    )
+    return _each(batch, lambda tensor: tensor[list(rows)], batch.start)
 
 
 def with_columns(batch: LogitBatch, columns: int, *, prompt: bool, left: bool) -> LogitBatch:
@@ -289,14 +281,8 @@ def padded_left(batch: LogitBatch) -> LogitBatch:
     length = batch.attention.shape[1]
     back = (length - batch.attention.sum(dim=1, keepdim=True)) % length
     order = (torch.arange(length)[None] - back) % length
-    across = order[..., None].expand_as(batch.student)
-    return LogitBatch(
-        batch.student.gather(1, across),
-        batch.teacher.gather(1, across),
-        batch.labels.gather(1, order),
-        batch.attention.gather(1, order),
-        int(back[0]),
-    )
+    rows = torch.arange(len(order))[:, None]
+    return _each(batch, lambda tensor: tensor[rows, order], int(back[0]))
 
 
 def with_unused_tokens(batch: LogitBatch, count: int) -> LogitBatch:

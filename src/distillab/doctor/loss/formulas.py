@@ -63,6 +63,10 @@ def _twice(divergence: PerPosition) -> PerPosition:
     return lambda s, t: divergence(s.softmax(dim=-1), t.softmax(dim=-1))
 
 
+def _mistake(words: str, of: PerPosition, why: str) -> Formula:
+    return Formula("mistake", words, of, mistake=why)
+
+
 PLAIN: tuple[Formula, ...] = (
     Formula("forward_kl", "forward KL, KL(teacher ‖ student)", _on_logp(forward_kl)),
     Formula("reverse_kl", "reverse KL, KL(student ‖ teacher)", _on_logp(reverse_kl)),
@@ -81,69 +85,58 @@ PLAIN: tuple[Formula, ...] = (
     Formula("of_likeliest", "cross-entropy with the teacher's most likely token", _of_likeliest),
 )
 MISTAKES: tuple[Formula, ...] = (
-    Formula(
-        "mistake",
+    _mistake(
         "the student's probabilities are used as log-probabilities",
         lambda s, t: -(t.softmax(-1) * s.softmax(-1)).sum(-1),
-        mistake="kl_div(input=softmax(student), …): input must be log_softmax(student)",
+        "kl_div(input=softmax(student), …): input must be log_softmax(student)",
     ),
-    Formula(
-        "mistake",
+    _mistake(
         "the student's raw logits are used as log-probabilities",
         lambda s, t: -(t.softmax(-1) * s).sum(-1),
-        mistake="kl_div(input=student_logits, …): input must be log_softmax(student_logits)",
+        "kl_div(input=student_logits, …): input must be log_softmax(student_logits)",
     ),
-    Formula(
-        "mistake",
+    _mistake(
         "the teacher's raw logits are used as probabilities",
         lambda s, t: -(t * s.log_softmax(-1)).sum(-1),
-        mistake="the weights of the cross-entropy are raw logits: softmax(teacher_logits) is missing",
+        "the weights of the cross-entropy are raw logits: softmax(teacher_logits) is missing",
     ),
-    Formula(
-        "mistake",
+    _mistake(
         "the teacher's log-probabilities are used as probabilities",
         lambda s, t: -(t.log_softmax(-1) * s.log_softmax(-1)).sum(-1),
-        mistake="the weights of the cross-entropy are log-probabilities: log_target=True, or exp(), is missing",
+        "the weights of the cross-entropy are log-probabilities: log_target=True, or exp(), is missing",
     ),
-    Formula(
-        "mistake",
+    _mistake(
         "softmax is applied twice to both models, forward KL",
         _twice(_on_logp(forward_kl)),
-        mistake="probabilities are passed to a function that applies softmax itself",
+        "probabilities are passed to a function that applies softmax itself",
     ),
-    Formula(
-        "mistake",
+    _mistake(
         "softmax is applied twice to both models, reverse KL",
         _twice(_on_logp(reverse_kl)),
-        mistake="probabilities are passed to a function that applies softmax itself",
+        "probabilities are passed to a function that applies softmax itself",
     ),
-    Formula(
-        "mistake",
+    _mistake(
         "softmax is applied twice to the student",
         lambda s, t: -(t.softmax(-1) * s.softmax(-1).log_softmax(-1)).sum(-1),
-        mistake="the student's probabilities are passed to a function that applies softmax itself",
+        "the student's probabilities are passed to a function that applies softmax itself",
     ),
-    Formula(
-        "mistake",
+    _mistake(
         "the teacher's probabilities are exponentiated once more",
         lambda s, t: -(t.softmax(-1).softmax(-1) * s.log_softmax(-1)).sum(-1),
-        mistake="softmax twice on the teacher, or kl_div(…, target=softmax(teacher), log_target=True)",
+        "softmax twice on the teacher, or kl_div(…, target=softmax(teacher), log_target=True)",
     ),
 )
 _SHARES = tuple(round(0.05 * step, 2) for step in range(1, 20))
 WITH_SHARES: tuple[Formula, ...] = (
     *(
-        Formula("jensen_shannon", f"Jensen-Shannon, teacher's weight {w:g}", _on_logp(jensen_shannon, teacher_weight=w))
+        Formula(family, f"{words} {w:g}", _on_logp(divergence, **{setting: w}))
+        for family, words, divergence, setting in (
+            ("jensen_shannon", "Jensen-Shannon, teacher's weight", jensen_shannon, "teacher_weight"),
+            ("skewed_forward_kl", "skewed forward KL, skew", skewed_forward_kl, "skew"),
+            ("skewed_reverse_kl", "skewed reverse KL, skew", skewed_reverse_kl, "skew"),
+        )
         for w in _SHARES
-        if w != 0.5
-    ),
-    *(
-        Formula("skewed_forward_kl", f"skewed forward KL, skew {w:g}", _on_logp(skewed_forward_kl, skew=w))
-        for w in _SHARES
-    ),
-    *(
-        Formula("skewed_reverse_kl", f"skewed reverse KL, skew {w:g}", _on_logp(skewed_reverse_kl, skew=w))
-        for w in _SHARES
+        if family != "jensen_shannon" or w != 0.5
     ),
     *(Formula("mixed_kl", f"{w:g} · forward KL + {1 - w:g} · reverse KL", _mixed_kl(w)) for w in _SHARES),
     Formula("adaptive_kl", "adaptive KL, head mass 0.5", _on_logp(adaptive_kl, head_mass=0.5)),

@@ -53,21 +53,17 @@ def _minus_infinity(subject: Subject) -> Iterator[Finding]:
         if now is not None and now.has_nan and abs(now.value) != float("inf"):
             what = "value and gradient are" if now.value != now.value else "the gradient is"
             evidence.append(f"{words}: {what} NaN")
-    if not evidence:
-        return
-    yield from_page("loss-nan-at-minus-infinity", *evidence)
+    if evidence:
+        yield from_page("loss-nan-at-minus-infinity", *evidence)
 
 
 def _large_gaps(subject: Subject) -> Iterator[Finding]:
     batch = subject.batch
     tried = replace(batch, student=batch.student * _GAP, teacher=batch.teacher * _GAP)
     now = subject.caller.attempt(tried)
-    if now is None or now.finite:
-        return
-    yield from_page(
-        "loss-not-finite-at-large-gaps",
-        f"logits between {tried.teacher.min():.0f} and {tried.teacher.max():.0f}: value {now.value:g}",
-    )
+    if now is not None and not now.finite:
+        between = f"logits between {tried.teacher.min():.0f} and {tried.teacher.max():.0f}"
+        yield from_page("loss-not-finite-at-large-gaps", f"{between}: value {now.value:g}")
 
 
 def _nothing_scored(subject: Subject) -> Iterator[Finding]:
@@ -101,24 +97,13 @@ class _Softmaxes(TorchDispatchMode):
         return out
 
 
-def _lowers(subject: Subject) -> Finding | None:
-    """Return the finding of a function that casts float32 inputs to 16 bits before its softmax."""
+def _bfloat16(subject: Subject) -> Iterator[Finding]:
     with _Softmaxes() as softmaxes:
         subject.caller.attempt(subject.batch)
     low = sorted(str(kind).removeprefix("torch.") for kind in softmaxes.types & {torch.bfloat16, torch.float16})
-    if not low:
-        return None
-    return from_page(
-        "loss-imprecise-in-bfloat16",
-        f"float32 logits were given; a softmax came out in {', '.join(low)}",
-        case="always",
-    )
-
-
-def _bfloat16(subject: Subject) -> Iterator[Finding]:
-    lowers = _lowers(subject)
-    if lowers is not None:
-        yield lowers
+    if low:
+        fact = f"float32 logits were given; a softmax came out in {', '.join(low)}"
+        yield from_page("loss-imprecise-in-bfloat16", fact, case="always")
         return
     batch = subject.batch
     near = batch.teacher + _NEAR * fresh_logits(batch, seed=13)
@@ -158,6 +143,5 @@ def _other_width(subject: Subject) -> Iterator[Finding]:
 
 def input_findings(changed: tuple[str, ...]) -> Iterator[Finding]:
     """Return a finding if the function writes into the logits that it is given."""
-    if not changed:
-        return
-    yield from_page("loss-changes-its-inputs", *tuple(f"{side}'s logits are changed by the call" for side in changed))
+    if changed:
+        yield from_page("loss-changes-its-inputs", *(f"{side}'s logits are changed by the call" for side in changed))

@@ -58,53 +58,46 @@ class Reduction:
     changes: dict[str, float]
 
 
-def _sized(batch: LogitBatch) -> tuple[float, float, float, float, float, float]:
-    rows, length, _ = batch.student.shape
-    own = float(batch.scored[0].sum())
-    return (
-        float(rows),
-        float(length),
-        float(batch.scored.sum()),
-        own,
-        float(batch.attention.sum()),
-        float(batch.attention[0].sum()),
-    )
+def _count(marks: Tensor) -> float:
+    return float(marks.sum())
 
 
-def _divisors() -> tuple[Divisor, ...]:
-    def predicted(batch: LogitBatch) -> float:
-        return float(batch.attention[:, 1:].sum())
-
-    plain = (
-        Divisor("tokens", "mean over scored tokens", lambda b: _sized(b)[2]),
-        Divisor("sum", "sum over tokens", lambda b: 1.0),
-        Divisor("sequences", "mean over each sequence's tokens, then over sequences", lambda b: _product(b, 0, 3)),
-        Divisor("row_means", "mean over each sequence's tokens, summed over sequences", lambda b: _sized(b)[3]),
-        Divisor("batch", "sum over each sequence's tokens, divided by the number of sequences", lambda b: _sized(b)[0]),
-        Divisor("positions", "divided by all B × L positions", lambda b: _product(b, 0, 1)),
-        Divisor("positions", "divided by all B × (L − 1) positions", lambda b: b.student.shape[0] * (_sized(b)[1] - 1)),
-        Divisor("positions", "divided by L, the padded length", lambda b: _sized(b)[1]),
-        Divisor("positions", "divided by L − 1, the padded length", lambda b: _sized(b)[1] - 1),
-        Divisor("attended", "divided by all tokens of the attention mask", lambda b: _sized(b)[4]),
-        Divisor("attended", "divided by all tokens that some position predicts", predicted),
-        Divisor("attended", "divided by each row's tokens, then by the sequences", lambda b: _product(b, 0, 5)),
-    )
-    return plain + tuple(
-        Divisor(one.kind, one.words + ", and by V, the size of the vocabulary", _times_vocabulary(one.of), True)
-        for one in plain
-    )
+def _rows(batch: LogitBatch) -> float:
+    return float(batch.labels.shape[0])
 
 
-def _product(batch: LogitBatch, first: int, second: int) -> float:
-    sizes = _sized(batch)
-    return sizes[first] * sizes[second]
+def _length(batch: LogitBatch) -> float:
+    return float(batch.labels.shape[1])
 
 
-def _times_vocabulary(of: Callable[[LogitBatch], float]) -> Callable[[LogitBatch], float]:
-    return lambda batch: of(batch) * batch.student.shape[2]
+def _with_vocabulary(one: Divisor) -> Divisor:
+    words = one.words + ", and by V, the size of the vocabulary"
+    return Divisor(one.kind, words, lambda batch: one.of(batch) * batch.student.shape[2], vocabulary=True)
 
 
-DIVISORS = _divisors()
+_PLAIN = (
+    Divisor("tokens", "mean over scored tokens", lambda b: _count(b.scored)),
+    Divisor("sum", "sum over tokens", lambda b: 1.0),
+    Divisor(
+        "sequences",
+        "mean over each sequence's tokens, then over sequences",
+        lambda b: _rows(b) * _count(b.scored[0]),
+    ),
+    Divisor("row_means", "mean over each sequence's tokens, summed over sequences", lambda b: _count(b.scored[0])),
+    Divisor("batch", "sum over each sequence's tokens, divided by the number of sequences", _rows),
+    Divisor("positions", "divided by all B × L positions", lambda b: _rows(b) * _length(b)),
+    Divisor("positions", "divided by all B × (L − 1) positions", lambda b: _rows(b) * (_length(b) - 1)),
+    Divisor("positions", "divided by L, the padded length", _length),
+    Divisor("positions", "divided by L − 1, the padded length", lambda b: _length(b) - 1),
+    Divisor("attended", "divided by all tokens of the attention mask", lambda b: _count(b.attention)),
+    Divisor("attended", "divided by all tokens that some position predicts", lambda b: _count(b.attention[:, 1:])),
+    Divisor(
+        "attended",
+        "divided by each row's tokens, then by the sequences",
+        lambda b: _rows(b) * _count(b.attention[0]),
+    ),
+)
+DIVISORS = (*_PLAIN, *map(_with_vocabulary, _PLAIN))
 
 
 def variations(batch: LogitBatch, *, padded: bool) -> dict[str, LogitBatch]:

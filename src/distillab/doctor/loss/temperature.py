@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distillab.doctor.checks import from_page
 from distillab.doctor.loss.formulas import Fit, best_temperature, fitted
@@ -59,12 +59,8 @@ def measured_response(subject: Subject, fit: Fit | None) -> TemperatureResponse 
     student, teacher = subject.batch.student[at], subject.batch.teacher[at]
     found, sizes = [], []
     for one, part in zip(measured, hard, strict=True):
-        part = (
-            part
-            if subject.hard.smoothing == 0
-            else type(part)(part.weight, part.target, part.offset, part.pure, 1.0, subject.hard.smoothing)
-        )
-        gradient = (one.gradient - part.gradient(subject.batch.student))[at]
+        smooth = replace(part, smoothing=subject.hard.smoothing)
+        gradient = (one.gradient - smooth.gradient(subject.batch.student))[at]
         warmth = best_temperature(fit.formula, student, teacher, gradient)
         found.append(warmth)
         sizes.append(float(fitted(fit.formula, warmth, student, teacher, gradient.double()).weights.abs().sum()))

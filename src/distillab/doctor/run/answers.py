@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
+from distillab.doctor.data.words import shown
 from distillab.doctor.run.logs import Run
 from distillab.doctor.run.logs_other import read_json_lines
 from distillab.doctor.run.series import RunSeries, Trend, trend
@@ -21,7 +22,6 @@ from distillab.records import Finding, RunRecord
 
 _FEWEST = 10
 _SAME_SHARE = 0.5
-_LONGEST_SHOWN = 100
 _REPEATED = 0.5
 _WORDS = 12
 _SHORT = 1.5
@@ -137,9 +137,7 @@ def _nearly_empty(record: RunRecord, expected: float | None, answers: Sequence[s
 
 
 def _shown(answers: Sequence[str]) -> tuple[str, ...]:
-    return tuple(
-        repr(text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…") for text in list(answers)[:3]
-    )
+    return tuple(map(shown, answers[:3]))
 
 
 @check("run-rollouts")
@@ -161,7 +159,7 @@ def check_rollouts(series: RunSeries) -> Checked:
         for name, values in columns.items()
         if len(values) >= _FEWEST_STEPS and all(map(math.isfinite, values))
     }
-    yield _grow(ends) or _no_nearer(ends) or _truncated(ends)
+    yield _grow(ends) or _truncated(ends)
     yield _collapse(ends)
     yield _same(ends)
     yield _repeat(ends)
@@ -171,44 +169,34 @@ def check_rollouts(series: RunSeries) -> Checked:
 
 
 def _grow(ends: dict[str, Trend]) -> Finding | None:
-    length, cut = ends.get("length_mean"), ends.get("truncated")
-    if length is None or cut is None or not length.rose(_LONGER) or cut.tail - cut.head < _MORE_CUT or not cut.rose():
+    length, cut, apart = ends.get("length_mean"), ends.get("truncated"), ends.get("nats")
+    if length is None or not length.rose(_LONGER):
         return None
-    return from_page(
-        "rollouts-grow",
-        f"tokens of an answer: {length.head:.0f} at first, {length.tail:.0f} at the end",
-        f"answers that are cut: {cut.head:.0%} at first, {cut.tail:.0%} at the end",
-        case="cut",
-    )
+    longer = _both("tokens of an answer", length, ".0f")
+    if cut is not None and cut.tail - cut.head >= _MORE_CUT and cut.rose():
+        return from_page("rollouts-grow", longer, _both("answers that are cut", cut, ".0%"), case="cut")
+    if apart is None or apart.tail < apart.head:
+        return None
+    no_nearer = _both("nats from the teacher, a written token", apart, ".3g")
+    return from_page("rollouts-grow", longer, no_nearer, case="no nearer")
 
 
-def _no_nearer(ends: dict[str, Trend]) -> Finding | None:
-    length, apart = ends.get("length_mean"), ends.get("nats")
-    if length is None or apart is None or not length.rose(_LONGER) or apart.tail < apart.head:
-        return None
-    return from_page(
-        "rollouts-grow",
-        f"tokens of an answer: {length.head:.0f} at first, {length.tail:.0f} at the end",
-        f"nats from the teacher, a written token: {apart.head:.3g} at first, {apart.tail:.3g} at the end",
-        case="no nearer",
-    )
+def _both(what: str, ends: Trend, form: str) -> str:
+    return f"{what}: {ends.head:{form}} at first, {ends.tail:{form}} at the end"
 
 
 def _truncated(ends: dict[str, Trend]) -> Finding | None:
     cut = ends.get("truncated")
     if cut is None or min(cut.head, cut.tail) < _ALL_CUT:
         return None
-    return from_page("rollouts-truncated", f"cut: {cut.head:.0%} at first, {cut.tail:.0%} at the end")
+    return from_page("rollouts-truncated", _both("cut", cut, ".0%"))
 
 
 def _collapse(ends: dict[str, Trend]) -> Finding | None:
     mass, given = ends.get("top16_mass_student"), ends.get("top16_mass_teacher")
     if mass is not None and mass.fell(_MASS_LOST) and not (given is not None and given.fell(_MASS_LOST)):
-        return from_page(
-            "rollouts-collapse",
-            f"the student's probability of the teacher's likeliest tokens: {mass.head:.3f} at first, "
-            f"{mass.tail:.3f} at the end",
-        )
+        likeliest = "the student's probability of the teacher's likeliest tokens"
+        return from_page("rollouts-collapse", _both(likeliest, mass, ".3f"))
     own, teacher, loss = ends.get("student_entropy"), ends.get("teacher_entropy"), ends.get("loss")
     if own is None or not own.fell(_SURER):
         return None
@@ -218,7 +206,7 @@ def _collapse(ends: dict[str, Trend]) -> Finding | None:
         unlike, other = loss.tail > _LOSS_LEFT * loss.head, f"loss: {loss.head:.3g} at first, {loss.tail:.3g}"
     else:
         return None
-    evidence = f"the student's entropy in nats: {own.head:.3g} at first, {own.tail:.3g} at the end"
+    evidence = _both("the student's entropy in nats", own, ".3g")
     return from_page("rollouts-collapse", evidence, other) if unlike else None
 
 
@@ -228,7 +216,7 @@ def _same(ends: dict[str, Trend]) -> Finding | None:
         return None
     return from_page(
         "rollouts-same",
-        f"different answers of a step: {own.head:.0%} at first, {own.tail:.0%} at the end",
+        _both("different answers of a step", own, ".0%"),
         f"of the data set's answers to the same prompts: {stored.tail:.0%}",
     )
 
@@ -237,7 +225,7 @@ def _repeat(ends: dict[str, Trend]) -> Finding | None:
     share = ends.get("repetitive")
     if share is None or share.tail <= _REPETITIVE:
         return None
-    return from_page("rollouts-repeat", f"answers with loops: {share.head:.0%} at first, {share.tail:.0%} at the end")
+    return from_page("rollouts-repeat", _both("answers with loops", share, ".0%"))
 
 
 def _stale(ends: dict[str, Trend], name: str) -> Finding | None:
@@ -256,12 +244,8 @@ def _reused(ends: dict[str, Trend]) -> Finding | None:
     effective = ends.get("stale_ess")
     if effective is None or effective.tail >= _FEW_EFFECTIVE:
         return None
-    return from_page(
-        "rollouts-stale",
-        f"effective sample size of the importance weights, of the tokens: {effective.head:.0%} at first, "
-        f"{effective.tail:.0%} at the end",
-        case="reused",
-    )
+    weights = "effective sample size of the importance weights, of the tokens"
+    return from_page("rollouts-stale", _both(weights, effective, ".0%"), case="reused")
 
 
 def _late(ends: dict[str, Trend]) -> Finding | None:

@@ -30,19 +30,13 @@ def check_finite(series: RunSeries) -> Checked:
 
 
 def _loss(series: RunSeries) -> Finding | None:
+    figures = [(p.step, p.where, "loss", p.loss) for p in series.steps]
+    figures += [(p.step, p.where, "held-out loss", p.loss) for p in series.held_out]
+    figures += [(p.step, p.where, f"term {name}", value) for p in series.steps for name, value in p.terms.items()]
     bad = [
-        (p.step, p.where, f"loss {p.loss}") for p in series.steps if p.loss is not None and not math.isfinite(p.loss)
-    ]
-    bad += [
-        (p.step, p.where, f"held-out loss {p.loss}")
-        for p in series.held_out
-        if p.loss is not None and not math.isfinite(p.loss)
-    ]
-    bad += [
-        (p.step, p.where, f"term {name} {value}")
-        for p in series.steps
-        for name, value in p.terms.items()
-        if not math.isfinite(value)
+        (step, where, f"{what} {value}")
+        for step, where, what, value in figures
+        if value is not None and not math.isfinite(value)
     ]
     bad += [
         found for name in {name for p in series.steps for name in p.parts} for found in _of_part(series.steps, name)

@@ -35,6 +35,19 @@ _READ = (
     "or a run of Weights & Biases; a .json, .jsonl, .csv or printed log"
 )
 METRICS, RECORD, RECIPE = "metrics.jsonl", "run.json", "recipe.json"
+# of a line of metrics: attribute of a point -> field
+_OF_TERMS = {
+    "terms": "terms",
+    "weights": "weights",
+    "shares": "gradient_shares",
+    "cosines": "gradient_cosines",
+    "written": "rollout",
+}
+_HELD_OUT = {
+    "accuracy": "held_out_token_accuracy",
+    "confidence": "held_out_confidence",
+    "calibration_error": "held_out_expected_calibration_error",
+}
 
 
 @dataclass(frozen=True)
@@ -140,9 +153,8 @@ def _file(path: Path) -> RunSeries:
     kind = path.suffix.lower()
     if kind == ".json":
         value = read_json(read_text(path), where=str(path))
-        return (
-            of_trainer_state(value, path) if isinstance(value, dict) and "log_history" in value else of_rows_file(path)
-        )
+        if isinstance(value, dict) and "log_history" in value:
+            return of_trainer_state(value, path)
     if kind in _TABLES:
         if kind != ".csv":
             rows, notes = read_json_lines(path)
@@ -182,38 +194,17 @@ def of_metrics_file(
     steps: list[StepPoint] = []
     held_out: list[HeldOutPoint] = []
     for row in rows:
-        values = row.values
-        step = int(_required(values, "step", row.where))
+        step = int(_required(row, "step"))
         epoch = None if epochs_a_step is None else step * epochs_a_step
-        if "terms" in values:
-            steps.append(
-                StepPoint(
-                    step,
-                    row.where,
-                    loss=_required(values, "loss", row.where),
-                    grad_norm=_required(values, "grad_norm", row.where),
-                    learning_rate=_required(values, "learning_rate", row.where),
-                    epoch=epoch,
-                    terms=_numbers(values, "terms", row.where),
-                    weights=_numbers(values, "weights", row.where),
-                    counts={key: int(value) for key, value in _numbers(values, "counts", row.where).items()},
-                    shares=_numbers(values, "gradient_shares", row.where),
-                    cosines=_numbers(values, "gradient_cosines", row.where),
-                    written=_numbers(values, "rollout", row.where),
-                )
-            )
+        if "terms" in row.values:
+            figures: dict[str, Any] = {key: _required(row, key) for key in ("loss", "grad_norm", "learning_rate")}
+            inside: dict[str, Any] = {own: _numbers(row, key) for own, key in _OF_TERMS.items()}
+            counts = {key: int(value) for key, value in _numbers(row, "counts").items()}
+            steps.append(StepPoint(step, row.where, epoch=epoch, counts=counts, **figures, **inside))
         else:
-            held_out.append(
-                HeldOutPoint(
-                    step,
-                    row.where,
-                    loss=_required(values, "held_out_nats_per_token", row.where),
-                    accuracy=_optional(values, "held_out_token_accuracy", row.where),
-                    confidence=_optional(values, "held_out_confidence", row.where),
-                    calibration_error=_optional(values, "held_out_expected_calibration_error", row.where),
-                    epoch=epoch,
-                )
-            )
+            measured = {own: _optional(row, key) for own, key in _HELD_OUT.items()}
+            loss = _required(row, "held_out_nats_per_token")
+            held_out.append(HeldOutPoint(step, row.where, loss=loss, epoch=epoch, **measured))
     return RunSeries(name, "a run of distillab", tuple(steps), tuple(held_out), facts, notes)
 
 
@@ -244,21 +235,21 @@ def _at(recipe: Mapping[str, Any], part: str, key: str) -> object:
     return inside.get(key) if isinstance(inside, dict) else None
 
 
-def _required(values: Mapping[str, Any], key: str, where: str) -> float:
-    if key not in values:
-        raise DataError("A line of the run's metrics lacks a field.", where=where, facts=[f"missing: {key}"])
-    number = as_number(values[key], column=key, where=where)
+def _required(row: LogRow, key: str) -> float:
+    number = _optional(row, key)
+    if number is None:
+        raise DataError("A line of the run's metrics lacks a field.", where=row.where, facts=[f"missing: {key}"])
     if key == "step" and not (math.isfinite(number) and 0 <= number < 1e12):
-        raise DataError("The number of a step is a whole number from 0.", where=where, facts=[f"found: {number}"])
+        raise DataError("The number of a step is a whole number from 0.", where=row.where, facts=[f"found: {number}"])
     return number
 
 
-def _optional(values: Mapping[str, Any], key: str, where: str) -> float | None:
-    return None if values.get(key) is None else as_number(values[key], column=key, where=where)
+def _optional(row: LogRow, key: str) -> float | None:
+    return None if row.values.get(key) is None else as_number(row.values[key], column=key, where=row.where)
 
 
-def _numbers(values: Mapping[str, Any], key: str, where: str) -> dict[str, float]:
-    inside = values.get(key) or {}
+def _numbers(row: LogRow, key: str) -> dict[str, Any]:
+    inside = row.values.get(key) or {}
     if not isinstance(inside, dict):
-        raise DataError("A field of the run's metrics is not an object.", where=where, facts=[f"field: {key}"])
-    return {name: as_number(value, column=f"{key}.{name}", where=where) for name, value in inside.items()}
+        raise DataError("A field of the run's metrics is not an object.", where=row.where, facts=[f"field: {key}"])
+    return {name: as_number(value, column=f"{key}.{name}", where=row.where) for name, value in inside.items()}

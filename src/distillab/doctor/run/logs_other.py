@@ -27,18 +27,23 @@ def read_text(path: Path) -> str:
         DataError: it cannot be read, is larger than 512 MiB, or is not UTF-8.
     """
     try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= LARGEST_BYTES else b""
+        require_small(path)
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(f"The log cannot be read: {error.strerror}.", where=str(path)) from error
-    if size > LARGEST_BYTES:
-        raise DataError("The file is too large for a log.", where=str(path), facts=[f"{size / 2**20:.0f} MiB"])
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
             "The log is not UTF-8 text.", where=str(path), facts=[f"byte {error.start} is 0x{data[error.start]:02x}"]
         ) from error
+
+
+def require_small(path: Path) -> None:
+    """Refuse a file that is too large for a log."""
+    size = path.stat().st_size
+    if size > LARGEST_BYTES:
+        raise DataError("The file is too large for a log.", where=str(path), facts=[f"{size / 2**20:.0f} MiB"])
 
 
 def read_json(text: str, *, where: str) -> Any:

@@ -8,10 +8,11 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from distillab.doctor.run.logs_other import LARGEST_BYTES, read_json
+from distillab.doctor.run.logs_other import read_json, require_small
 from distillab.doctor.run.rows import LogRow, series_of_rows
 from distillab.doctor.run.series import RunFacts, RunSeries
 from distillab.errors import DataError
@@ -31,7 +32,7 @@ def of_trackio(path: Path) -> list[RunSeries]:
     Raises:
         DataError: it is no such database, or is damaged.
     """
-    _require_small(path)
+    require_small(path)
     runs: defaultdict[tuple[str, str], list[LogRow]] = defaultdict(list)
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
@@ -65,7 +66,7 @@ def of_events(files: Sequence[Path], *, name: str) -> RunSeries:
         raise _needs("Event files of TensorBoard", "tensorboard", files[0]) from error
     by_step: defaultdict[int, dict[str, float]] = defaultdict(dict)
     for file in files:
-        _require_small(file)
+        require_small(file)
         found = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
         for tag in found.Tags()["scalars"]:
             for event in found.Scalars(tag):
@@ -86,7 +87,7 @@ def of_wandb(path: Path, *, name: str) -> RunSeries:
         from wandb.proto.wandb_internal_pb2 import Record
     except ImportError as error:
         raise _needs("The binary file of Weights & Biases", "wandb", path) from error
-    _require_small(path)
+    require_small(path)
     rows: list[LogRow] = []
     notes: list[str] = []
     for number, content in enumerate(_records(path, notes), 1):
@@ -160,14 +161,7 @@ def _distinct(runs: Any) -> bool:
 
 
 def _series(name: str, rows: Sequence[LogRow], source: str, place: str, notes: Sequence[str]) -> RunSeries:
-    read = series_of_rows(rows, source=source, place=place, facts=RunFacts(), notes=notes)
-    return RunSeries(name, read.source, read.steps, read.held_out, read.facts, read.notes)
-
-
-def _require_small(path: Path) -> None:
-    size = path.stat().st_size
-    if size > LARGEST_BYTES:
-        raise DataError("The file is too large for a log.", where=str(path), facts=[f"{size / 2**20:.0f} MiB"])
+    return replace(series_of_rows(rows, source=source, place=place, facts=RunFacts(), notes=notes), name=name)
 
 
 def _needs(what: str, package: str, path: Path) -> DataError:

@@ -107,38 +107,21 @@ def series_of_rows(
             continue
         step, epoch = _step(named, row.where), _number(named, _EPOCH, row.where)
         has_steps = has_steps or step is not None
+        counted += trained
+        at = counted if step is None else step
         if trained:
-            counted += 1
-            point = StepPoint(
-                step if step is not None else counted,
-                row.where,
-                loss=training.get("loss"),
-                grad_norm=training.get("grad_norm"),
-                learning_rate=training.get("learning_rate"),
-                epoch=epoch,
-                parts=parts,
-                weights=weights,
-                cosines=cosines,
-                written=_chosen(named, _WRITTEN, row.where),
-            )
-            steps.append(point)
+            written = _chosen(named, _WRITTEN, row.where)
+            of_loss: dict[str, Any] = {"parts": parts, "weights": weights, "cosines": cosines, "written": written}
+            steps.append(StepPoint(at, row.where, epoch=epoch, **training, **of_loss))
         if measured:
-            held_out.append(
-                HeldOutPoint(
-                    step if step is not None else counted,
-                    row.where,
-                    loss=measured.get("loss"),
-                    accuracy=measured.get("accuracy"),
-                    calibration_error=measured.get("calibration_error"),
-                    epoch=epoch,
-                )
-            )
+            held_out.append(HeldOutPoint(at, row.where, epoch=epoch, **measured))
     if not steps and not held_out:
         raise DataError(
             "No column of the log is a known loss.",
             where=place,
             facts=[f"columns: {', '.join(list(seen)[:12]) or 'none'}", *_near(seen)],
-            fix=f"name the columns loss, eval_loss, grad_norm, learning_rate, step (also read: {', '.join(_others())})",
+            fix="name the columns loss, eval_loss, grad_norm, learning_rate, step (also read: train/loss, val_loss, "
+            "eval/loss, lr, global_step)",
         )
     note = [] if has_steps else ["the log has no step numbers: its training entries are counted"]
     if others:
@@ -155,7 +138,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[/\-. ]+", "_", name.strip().lower())
 
 
-def _chosen(named: Mapping[str, Any], table: Mapping[str, tuple[str, ...]], where: str) -> dict[str, float]:
+def _chosen(named: Mapping[str, Any], table: Mapping[str, tuple[str, ...]], where: str) -> dict[str, Any]:
     found = {name: _number(named, column, where) for name, column in table.items()}
     return {name: value for name, value in found.items() if value is not None}
 
@@ -173,11 +156,8 @@ def as_number(value: Any, *, column: str, where: str) -> float:
     Raises:
         DataError: it is none.
     """
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (ValueError, OverflowError):
-            pass
+    if (number := _read_number(value)) is not None:
+        return number
     raise DataError(
         "A value in the log is not a number.",
         where=where,
@@ -198,10 +178,6 @@ def _step(named: Mapping[str, Any], where: str) -> int | None:
 def _cosines(named: Mapping[str, Any], where: str) -> dict[str, float]:
     found = {match[1]: name for name in named if (match := _COSINE.fullmatch(name))}
     return {pair: as_number(named[name], column=name, where=where) for pair, name in found.items()}
-
-
-def _others() -> list[str]:
-    return ["train/loss", "val_loss", "eval/loss", "lr", "global_step"]
 
 
 def _near(seen: Mapping[str, None]) -> list[str]:

@@ -159,26 +159,26 @@ class RunSeries:
 
     def grad_norms(self) -> tuple[tuple[int, float], ...]:
         """Return (step, gradient norm), finite values; zeros among them."""
-        found = ((point.step, point.grad_norm) for point in self.steps)
-        return tuple((step, value) for step, value in found if value is not None and math.isfinite(value))
+        return _finite((point.step, point.grad_norm) for point in self.steps)
 
     def learning_rates(self) -> tuple[tuple[int, float], ...]:
         """Return (step, learning rate), finite values."""
-        found = ((point.step, point.learning_rate) for point in self.steps)
-        return tuple((step, value) for step, value in found if value is not None and math.isfinite(value))
+        return _finite((point.step, point.learning_rate) for point in self.steps)
 
     def epoch_at(self, step: int) -> float | None:
         """Return the passes over the training rows at a step: of the last point until then that has them."""
-        known = [(point.step, point.epoch) for point in self.steps if point.epoch is not None and point.step <= step]
-        known += [
-            (point.step, point.epoch) for point in self.held_out if point.epoch is not None and point.step <= step
-        ]
-        return max(known)[1] if known else None
+        steps = [(point.step, point.epoch) for point in self.steps]
+        known = [*steps, *((point.step, point.epoch) for point in self.held_out)]
+        return max(((at, epoch) for at, epoch in known if epoch is not None and at <= step), default=(0, None))[1]
 
 
 def _measured(found: Iterable[tuple[int, float | None]]) -> tuple[tuple[int, float], ...]:
     # NaN, ±inf and a loss of exactly 0.0 are no measurements of a loss: `check_finite` reports them
-    return tuple((step, value) for step, value in found if value is not None and math.isfinite(value) and value != 0)
+    return tuple((step, value) for step, value in _finite(found) if value != 0)
+
+
+def _finite(found: Iterable[tuple[int, float | None]]) -> tuple[tuple[int, float], ...]:
+    return tuple((step, value) for step, value in found if value is not None and math.isfinite(value))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from distillab.config.loader import read_values
 from distillab.doctor.batch.audit import Told, run_batch_checks
-from distillab.doctor.batch.files import count_rows, load_dataset
+from distillab.doctor.batch.files import load_dataset
 from distillab.doctor.batch.rows import GivenBatches
 from distillab.doctor.causes import with_causes
 from distillab.doctor.checks import Checked, Scope, check, from_page
@@ -46,8 +46,7 @@ def audit_trainer(config: str | Path, *, tokenizer: str | None = None) -> Invest
     loaded, why_not = _tokenizer(settings, tokenizer)
     folder = settings.prepared[0] if settings.prepared else None
     rows = None if folder is None else load_dataset(folder)
-    total = None if folder is None else count_rows(folder)
-    checks = [*with_causes((check_settings(settings, rows, total_rows=total, model=_model(settings)),))]
+    checks = [*with_causes((check_settings(settings, rows, model=_model(settings)),))]
     checks += _prepared(settings, loaded, folder, rows, why_not)
     for source in settings.sources:
         checks += _rows(settings, loaded, source, why_not)
@@ -126,21 +125,14 @@ def _rows(
 
 
 @check("settings")
-def check_settings(
-    settings: TrainerSettings,
-    rows: GivenBatches | None,
-    *,
-    total_rows: int | None,
-    model: PreTrainedConfig | None,
-) -> Checked:
+def check_settings(settings: TrainerSettings, rows: GivenBatches | None, *, model: PreTrainedConfig | None) -> Checked:
     """Judge the settings of a config, and its prepared rows by them.
 
     Args:
         rows: that the trainer prepared; None: none are there.
-        total_rows: of all of them.
         model: the configuration of the model; None: it is not on this machine.
     """
-    steps = planned_steps(settings.schedule, total_rows)
+    steps = _planned_steps(settings.schedule, None if rows is None else rows.total or len(rows.rows))
     one = settings.schedule
     rate = "the trainer's default" if one.rate is None else f"{one.rate:g}"
     yield Scope(f"{settings.tool}: learning rate {rate}, {'steps not known' if steps is None else f'{steps:,} steps'}")
@@ -154,7 +146,7 @@ def check_settings(
         yield _narrower(settings, model)
 
 
-def planned_steps(schedule: Schedule, total_rows: int | None) -> int | None:
+def _planned_steps(schedule: Schedule, total_rows: int | None) -> int | None:
     """Return the optimizer steps of the run on one device; None: not known."""
     if schedule.steps is not None:
         return schedule.steps
@@ -203,11 +195,10 @@ def _warm_up(schedule: Schedule, steps: int | None) -> Finding | None:
 def _packed(settings: TrainerSettings) -> Finding | None:
     if settings.packs_apart is not False:
         return None
-    need = {
-        "axolotl": "sample_packing: true, and no flash_attention, sdp_attention, flex_attention or xformers_attention",
-        "LLaMA-Factory": "packing: true, and neat_packing: false",
-    }
-    return from_page("packed-without-boundaries", need[settings.tool], case="planned")
+    need = "packing: true, and neat_packing: false"
+    if settings.tool == "axolotl":
+        need = "sample_packing: true, and no flash_attention, sdp_attention, flex_attention or xformers_attention"
+    return from_page("packed-without-boundaries", need, case="planned")
 
 
 def _longer(settings: TrainerSettings, rows: GivenBatches | None) -> Finding | None:
