@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from distillab.config.teacher import TeacherAnswersConfig
 from distillab.data.reading import load_reader
 from distillab.doctor.batch import files as tokenised
-from distillab.doctor.data.files import read_examples, read_teacher_texts
+from distillab.doctor.data.subject import read_examples, read_teacher_texts
 from distillab.pairing.loading import load_tokenizer
 from distillab.records import Investigation, TeacherProvenance, read_record
 from distillab.teachers import LocalTeacher

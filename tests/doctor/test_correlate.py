@@ -14,8 +14,7 @@ from tests.doctor.batch_samples import World, pairs_of, tokenizer_of
 from distillab import doctor
 from distillab.cli.doctor_investigate import investigate_command
 from distillab.doctor.causes import follows
-from distillab.doctor.correlate import CheckedLog, check_together, compared_by_id, explained
-from distillab.doctor.investigate import investigate
+from distillab.doctor.investigate import CheckedLog, check_together, compared_by_id, explained, investigate
 from distillab.doctor.run.logs import Run
 from distillab.doctor.run.series import HeldOutPoint, RunFacts, RunSeries, StepPoint
 from distillab.errors import ConfigError

@@ -17,11 +17,10 @@ from distillab.doctor.data import subject as data_subject
 from distillab.doctor.data.damage import misread
 from distillab.doctor.data.entropy import lowest_loss
 from distillab.doctor.data.languages import differ, language_of
-from distillab.doctor.data.markers import family_of, marker_in, rendered_by
 from distillab.doctor.data.overlap import check_overlap
 from distillab.doctor.data.subject import encode_part
 from distillab.doctor.data.teacher_answers import loops, refuses
-from distillab.doctor.data.words import word_groups
+from distillab.doctor.data.words import family_of, marker_in, rendered_by, word_groups
 
 EOS = 99
 ROWS = st.lists(

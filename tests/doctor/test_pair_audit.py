@@ -13,9 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from distillab.doctor.pair.audit import run_pair_checks
 from distillab.doctor.pair.contract import check_contract
 from distillab.doctor.pair.precision import check_mode, check_padding, check_precision
-from distillab.doctor.pair.quality import check_quality
+from distillab.doctor.pair.quality import check_begin, check_quality, check_template
 from distillab.doctor.pair.subject import affordable_tokens, evaluating
-from distillab.doctor.pair.template import check_begin, check_template
 from distillab.doctor.pair.verdict import check_alignment
 
 

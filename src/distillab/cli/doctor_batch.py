@@ -61,7 +61,7 @@ def batch_command(
 
     quiet_libraries()
     from distillab.doctor.batch.audit import Told, run_batch_checks
-    from distillab.doctor.batch.sequences import check_tokens_overlap
+    from distillab.doctor.batch.packing import check_tokens_overlap
     from distillab.pairing.loading import load_tokenizer, logits_width
     from distillab.records import Investigation
 

@@ -11,13 +11,11 @@ from distillab.doctor.batch.eos import check_ends
 from distillab.doctor.batch.ids import check_ids, much_unknown
 from distillab.doctor.batch.label_offset import PlacedRow, place, placements
 from distillab.doctor.batch.labels import check_labels
-from distillab.doctor.batch.markers import read_row
+from distillab.doctor.batch.markers import check_template, read_row
 from distillab.doctor.batch.mask_kinds import read_kinds
-from distillab.doctor.batch.packing import check_packing, samples_of
+from distillab.doctor.batch.packing import check_packing, check_sequences, samples_of
 from distillab.doctor.batch.rows import IGNORED, GivenBatches, Learns, Shifts, Told, read_batches
 from distillab.doctor.batch.scored import check_scored
-from distillab.doctor.batch.sequences import check_sequences
-from distillab.doctor.batch.template import check_template
 from distillab.doctor.batch.tokens import TokenFacts, token_facts
 from distillab.doctor.causes import with_causes
 from distillab.errors import ConfigError

@@ -12,14 +12,12 @@ from distillab.config.data import ColumnsConfig
 from distillab.data.examples import Example
 from distillab.data.reading import Reader, load_reader
 from distillab.doctor.causes import with_causes
+from distillab.doctor.data.answers import check_lengths, check_matching
 from distillab.doctor.data.content import check_content
 from distillab.doctor.data.entropy import check_entropy
-from distillab.doctor.data.files import read_examples, read_teacher_texts
 from distillab.doctor.data.languages import check_languages
-from distillab.doctor.data.lengths import check_lengths
-from distillab.doctor.data.matching import check_matching
 from distillab.doctor.data.overlap import check_overlap, check_repeats
-from distillab.doctor.data.subject import DataSubject, TeacherText, encode_part
+from distillab.doctor.data.subject import DataSubject, TeacherText, encode_part, read_examples, read_teacher_texts
 from distillab.doctor.data.teacher_answers import check_teacher_ends, check_teacher_sources
 from distillab.errors import ConfigError, DataError
 from distillab.records import CheckResult, Investigation

@@ -12,9 +12,8 @@ from distillab.data.examples import Example
 from distillab.data.rendering import Template
 from distillab.doctor.checks import Checked, Scope, check, from_page
 from distillab.doctor.data.damage import check_damage, check_escapes
-from distillab.doctor.data.markers import family_of, marker_in, rendered_by
 from distillab.doctor.data.subject import EncodedPart
-from distillab.doctor.data.words import ENCODINGS, around, not_checked, share, shown
+from distillab.doctor.data.words import ENCODINGS, around, family_of, marker_in, not_checked, rendered_by, share, shown
 from distillab.records import Finding, Severity
 
 _MANY = 0.01

@@ -1,4 +1,4 @@
-"""Texts as words: their plain form, groups of words as numbers, and how much a text repeats itself."""
+"""Texts as words: their plain form, groups of words as numbers, and markers of chat templates that stand in them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,34 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from distillab.doctor.batch.markers import FAMILIES
+
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _SHOWN = 160
 _WORD = re.compile(r"\w+")
 
 LANGUAGES, ENCODINGS = "py3langid", "ftfy"
+# Words of ordinary texts ("User: ") are no markers here.
+_STRONG = [family for family in FAMILIES if family.markers or family.name == "Alpaca"]
+_OWN = {
+    family.name: "|".join(
+        [
+            family.prompt.pattern.decode(),
+            family.answer.pattern.decode(),
+            *(re.escape(m.decode()) for m in family.markers),
+        ]
+    )
+    for family in _STRONG
+}
+_ENDS = r"</s>|<s>|<\|endoftext\|>|<\|end_of_text\|>|<\|begin_of_text\|>|<eos>|<bos>|<\|end\|>|<｜end▁of▁sentence｜>"
+# one turn in words is ordinary text; a question and behind it an answer is a transcript
+_TRANSCRIPT = r"\n\s*(?:User|Human): (?=[\s\S]{1,8000}?\n\s*(?:Assistant|AI|Bot): )"
+_ANY = re.compile("|".join([*_OWN.values(), _ENDS, _TRANSCRIPT]))
+_BY_FAMILY = {name: re.compile(pattern) for name, pattern in _OWN.items()}
+_PROMPTS_AND_ANSWERS = [
+    (family.name, re.compile(family.prompt.pattern.decode()), re.compile(family.answer.pattern.decode()))
+    for family in _STRONG
+]
 
 
 def plain_form(text: str) -> str:
@@ -112,3 +135,29 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def not_checked(what: str, package: str) -> str | None:
     """Return the words for what is left out because a package is missing; None: it is there."""
     return None if find_spec(package) is not None else f"not checked: {what} (pip install 'distillab[text]')"
+
+
+def marker_in(text: str) -> str | None:
+    """The first marker of a template, or end token in words, that a text holds."""
+    found = _ANY.search(text)
+    return found[0] if found else None
+
+
+def family_of(text: str) -> str | None:
+    """The family whose marker stands in a text, or "an end token"; None: none."""
+    for name, pattern in _BY_FAMILY.items():
+        if pattern.search(text):
+            return name
+    if re.search(_TRANSCRIPT, text):
+        return "turns in words"
+    return "an end token as text" if _ANY.search(text) else None
+
+
+def rendered_by(prompt: str) -> str | None:
+    """Return the family whose template a prompt has: it holds a prompt marker, and ends where an answer begins."""
+    end = prompt.rstrip()
+    for name, prompt_marker, answers in _PROMPTS_AND_ANSWERS:
+        last = [match.end() for match in answers.finditer(end)]
+        if last and last[-1] >= len(end) - 2 and prompt_marker.search(end):
+            return name
+    return None

@@ -21,14 +21,18 @@ from distillab.doctor.loss.call import (
     described_call,
     invented,
 )
-from distillab.doctor.loss.equality import equality_findings
+from distillab.doctor.loss.equality import equality_findings, softmax_findings, token_findings
 from distillab.doctor.loss.formulas import PLAIN, WITH_SHARES, Fit, recognised
-from distillab.doctor.loss.numerics import input_findings, number_findings
+from distillab.doctor.loss.numerics import (
+    TemperatureResponse,
+    input_findings,
+    measured_response,
+    number_findings,
+    temperature_findings,
+)
 from distillab.doctor.loss.positions import pairing_findings, position_findings, unshifted, unshifted_findings
 from distillab.doctor.loss.reduction import Reduction, divisor_findings, measured_reductions
 from distillab.doctor.loss.subject import NOTHING_LEFT, Footprint, Subject, alike, measured
-from distillab.doctor.loss.temperature import TemperatureResponse, measured_response, temperature_findings
-from distillab.doctor.loss.vocabulary import softmax_findings, token_findings
 from distillab.errors import ConfigError, near_names
 from distillab.records.findings import CheckResult, Finding
 

@@ -15,9 +15,8 @@ from distillab.data.sources import read_rows
 from distillab.doctor.clock import Clock, guessed_s
 from distillab.doctor.pair.contract import check_contract
 from distillab.doctor.pair.precision import check_mode, check_padding, check_precision
-from distillab.doctor.pair.quality import check_quality
+from distillab.doctor.pair.quality import check_begin, check_quality, check_template
 from distillab.doctor.pair.subject import PairSubject, affordable_tokens, contract_of, device_of
-from distillab.doctor.pair.template import check_begin, check_template
 from distillab.doctor.pair.verdict import check_alignment
 from distillab.errors import ConfigError
 from distillab.models.loading import context_length, load_config, load_model, model_name, pick_device

@@ -13,8 +13,7 @@ from distillab.doctor.batch.rows import GivenBatches
 from distillab.doctor.causes import with_causes
 from distillab.doctor.checks import Checked, Scope, check, from_page
 from distillab.doctor.data.audit import run_data_checks
-from distillab.doctor.data.files import read_examples
-from distillab.doctor.data.subject import DataSubject, reader_for
+from distillab.doctor.data.subject import DataSubject, read_examples, reader_for
 from distillab.doctor.trainer.configs import read_axolotl, read_llama_factory
 from distillab.doctor.trainer.settings import RowSource, Schedule, TrainerSettings
 from distillab.errors import ConfigError, DistillabError
