@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from distillab.doctor.run import logs_trackers
+from distillab.doctor.run import logs_other
 from distillab.doctor.run.audit import audit_run
 from distillab.doctor.run.logs import read_runs
 from distillab.errors import DataError
@@ -208,7 +208,7 @@ def wandb_file(path: Path, records: list[bytes]) -> Path:
 def test_records_over_several_blocks(sizes: list[int], tmp_path: Path) -> None:
     records = [bytes([n + 1]) * size for n, size in enumerate(sizes)]
     notes: list[str] = []
-    assert list(logs_trackers._records(wandb_file(tmp_path / "run.wandb", records), notes)) == records
+    assert list(logs_other._records(wandb_file(tmp_path / "run.wandb", records), notes)) == records
     assert notes == []
 
 
@@ -217,13 +217,13 @@ def test_a_damaged_record_is_an_error_and_a_torn_one_a_note(tmp_path: Path) -> N
     content = path.read_bytes()
     notes: list[str] = []
     path.write_bytes(content[:-2])
-    assert list(logs_trackers._records(path, notes)) == [b"first"] and "incomplete" in notes[0]
+    assert list(logs_other._records(path, notes)) == [b"first"] and "incomplete" in notes[0]
     path.write_bytes(content[:15] + b"X" + content[16:])
     with pytest.raises(DataError, match="damaged"):
-        list(logs_trackers._records(path, notes))
+        list(logs_other._records(path, notes))
     path.write_bytes(b"junk")
     with pytest.raises(DataError, match="no run of Weights & Biases"):
-        list(logs_trackers._records(path, notes))
+        list(logs_other._records(path, notes))
 
 
 @pytest.mark.skipif("tensorboard" in sys.modules, reason="another test has imported it")

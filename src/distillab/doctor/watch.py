@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-import torch
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast, Trainer, TrainerCallback
 
 from distillab.doctor.batch.audit import IGNORED, Learns, Shifts, Told, run_batch_checks
@@ -99,7 +99,8 @@ class Watch:
         """
         if len(self._batches) == self._most:
             return
-        self._batches.append({name: _copied(value) for name, value in batch.items()})
+        kept = {name: one.detach().cpu().clone() if isinstance(one, Tensor) else one for name, one in batch.items()}
+        self._batches.append(kept)
         if len(self._batches) in (1, self._most):
             self._tell("batches", run_batch_checks(read_batches(self._batches), self._tokenizer, self._told).checks)
 
@@ -220,10 +221,6 @@ def watch(
     trainer.training_step = watched  # type: ignore[method-assign]
     trainer.add_callback(_Callback(watching))
     return watching
-
-
-def _copied(value: Any) -> Any:
-    return value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
 
 
 @check("tokenizer of the model")

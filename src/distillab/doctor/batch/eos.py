@@ -112,11 +112,7 @@ def _never_learned(ends: Sequence[tuple[PlacedRow, End]], facts: TokenFacts) -> 
         if padded:
             facts_seen.append(f"in {len(padded):,} of them this may be padding: padding and EOS are the same token")
         return from_page(
-            "eos-not-scored",
-            *facts_seen,
-            case="never",
-            severity=severity,
-            example=row_example(hit[0], facts),
+            "eos-not-scored", *facts_seen, case="never", severity=severity, example=row_example(hit[0], facts)
         )
     opened = opened or padded
     if not opened or (len(opened) < 2 and len(rows) > 1):

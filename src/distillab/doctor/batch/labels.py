@@ -104,11 +104,7 @@ def _evidence(
 
 
 def _finding(
-    group: str,
-    placed: Sequence[Placement],
-    facts: TokenFacts,
-    evidence: tuple[str, ...],
-    example: tuple[str, ...],
+    group: str, placed: Sequence[Placement], facts: TokenFacts, evidence: tuple[str, ...], example: tuple[str, ...]
 ) -> Finding:
     if group == "ahead":
         unknown = "whether the model or the loss shifts them later is not known (--shifts)"

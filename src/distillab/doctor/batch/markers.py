@@ -18,6 +18,8 @@ from distillab.records import Finding
 
 NO_PART, PROMPT, ANSWER = 0, 1, 2
 _MOST_ROWS, _SOME_ROWS = 0.8, 0.2
+# their markers are meant as tokens of their own; those of Llama 2, Mistral and Zephyr are plain text
+_CONTROL = ("ChatML", "Llama 3", "Gemma", "DeepSeek")
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,7 @@ def _family(name: str, prompt: str, answer: str, *markers: str, converses: bool 
 
 FAMILIES = (
     _family(
-        "ChatML",
-        r"<\|im_start\|> ?(?:user|system|tool)",
-        r"<\|im_start\|> ?assistant",
-        "<|im_start|>",
-        "<|im_end|>",
+        "ChatML", r"<\|im_start\|> ?(?:user|system|tool)", r"<\|im_start\|> ?assistant", "<|im_start|>", "<|im_end|>"
     ),
     _family(
         "Llama 3",
@@ -179,7 +177,7 @@ def _markers(rows: Sequence[ReadRow], facts: TokenFacts, own: bytes | None) -> F
     if own is not None and not any(marker in own for marker in family.markers):
         return _foreign(used, family, own)
     # a template that is given to a tokenizer after its pretraining adds no tokens by itself
-    if not single and not whole and _is_control(family):
+    if not single and not whole and family.name in _CONTROL:
         return _in_pieces(used, family, facts, pieces, known=False)
     return None
 
@@ -195,11 +193,6 @@ def _cut(rows: Sequence[ReadRow], family: Family) -> tuple[int, int]:
                 pieces, whole = pieces + (len(tokens) > 1), whole + (len(tokens) == 1)
                 at = row.text.find(marker, at + len(marker))
     return pieces, whole
-
-
-def _is_control(family: Family) -> bool:
-    """Whether the markers are meant as tokens of their own; those of Llama 2, Mistral and Zephyr are plain text."""
-    return family.name in ("ChatML", "Llama 3", "Gemma", "DeepSeek")
 
 
 def _in_pieces(rows: Sequence[ReadRow], family: Family, facts: TokenFacts, pieces: int, *, known: bool) -> Finding:

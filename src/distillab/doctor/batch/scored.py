@@ -123,7 +123,7 @@ def _prompts(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         return None
     judged = [row for row in rows if row.placed.scored.any()]
     known = [row for row in judged if (row.parts == PROMPT).any()]
-    leaking = [row for row in known if _asking_share(row) >= 0.5]
+    leaking = [row for row in known if row.placed.scored[row.parts == PROMPT].mean() >= 0.5]
     turns = [(row, marker) for row in known if (marker := _scored_turn(row)) is not None]
     whole = [row for row in judged if row.family is None and row.placed.whole]
     masking = [row for row in judged if not row.placed.whole]
@@ -157,10 +157,6 @@ def _prompts(rows: Sequence[ReadRow], facts: TokenFacts) -> Finding | None:
         severity=severity,
         example=row_example(placed, facts),
     )
-
-
-def _asking_share(row: ReadRow) -> float:
-    return float(row.placed.scored[row.parts == PROMPT].mean())
 
 
 def _scored_turn(row: ReadRow) -> str | None:

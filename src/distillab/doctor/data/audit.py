@@ -54,10 +54,7 @@ def run_data_checks(subject: DataSubject) -> tuple[CheckResult, ...]:
         for example in subject.train:
             references[example.prompt].append(example.answer)
         texts = [replace(text, references=tuple(references[text.prompt])) for text in subject.teacher_texts]
-        checks += [
-            check_teacher_ends(texts, plain_text=subject.train[0].kind == "text"),
-            check_teacher_sources(texts),
-        ]
+        checks += [check_teacher_ends(texts, plain_text=subject.train[0].kind == "text"), check_teacher_sources(texts)]
     return with_causes(checks)
 
 

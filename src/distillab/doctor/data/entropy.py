@@ -130,7 +130,8 @@ def lowest_loss(rows: Sequence[EncodedRow]) -> Floor:
 def _says_little(floor: Floor, rows: Sequence[EncodedRow]) -> bool:
     """Whether few prompts stand before all the answers, or knowing the prompt saves less than half of the loss."""
     few = floor.runs >= _ROWS_A_CONTEXT * floor.contexts and floor.openness >= _MOSTLY_OPEN
-    return few or floor.nats >= _MOSTLY_OPEN * _unigram_entropy(rows)
+    counts = np.unique(np.concatenate([row.input_ids[row.answer_mask] for row in rows]), return_counts=True)[1]
+    return few or floor.nats >= _MOSTLY_OPEN * float(entropy(counts))
 
 
 def _runs(row: EncodedRow) -> list[tuple[int, int]]:
@@ -148,11 +149,6 @@ def _line(name: str, floor: Floor) -> str:
         text += f"; {share(floor.repeated, floor.rows)} have a context that occurs more than once, "
         text += f"and among them it is {floor.nats_repeated:.3f}"
     return text
-
-
-def _unigram_entropy(rows: Sequence[EncodedRow]) -> float:
-    counts = np.unique(np.concatenate([row.input_ids[row.answer_mask] for row in rows]), return_counts=True)[1]
-    return float(entropy(counts))
 
 
 def _bigram_nats(rows: Sequence[EncodedRow]) -> float:

@@ -133,9 +133,7 @@ def reader_for(loaded: LoadedTokenizer, examples: Sequence[Example], max_tokens:
 
 def _chosen(examples: Sequence[Example]) -> Sequence[Example]:
     ranked = heapq.nsmallest(
-        MOST_ROWS + 1,
-        examples,
-        key=lambda example: hashlib.blake2b(example.prompt.encode(), digest_size=8).digest(),
+        MOST_ROWS + 1, examples, key=lambda example: hashlib.blake2b(example.prompt.encode(), digest_size=8).digest()
     )
     characters = 0
     for place, example in enumerate(ranked):

@@ -36,6 +36,11 @@ from distillab.doctor.loss.subject import NOTHING_LEFT, Footprint, Subject, alik
 from distillab.errors import ConfigError, near_names
 from distillab.records.findings import CheckResult, Finding
 
+_CALLED = {
+    "sequences": "given whole sequences and unshifted labels",
+    "shifted": "given logits and labels that its caller has shifted",
+    "scored": "given the scored positions alone",
+}
 _ROUNDING = 1e-6
 # Temperatures that are tried first where a formula is looked for.
 _USUAL = (1.0, 2.0, 3.0, 4.0, 5.0, 0.5, 0.9)
@@ -206,7 +211,7 @@ def description(
     evidence.append(_value_at_teacher(subject, fit))
     if subject.hard.offset is not None:
         evidence.append(_hard_part(subject, hard))
-    evidence.append(f"positions: {_positions(subject.footprint, subject.batch)} ({_called(subject)})")
+    evidence.append(f"positions: {_positions(subject.footprint, subject.batch)} ({_CALLED[subject.caller.given]})")
     if subject.base.shape:
         evidence.append(f"it returns a tensor of shape {subject.base.shape}, which is summed here")
     evidence.append(
@@ -286,11 +291,3 @@ def _positions(footprint: Footprint, batch: LogitBatch) -> str:
     if footprint.teacher.all():
         return "all positions"
     return f"{int(footprint.teacher.sum())} of {footprint.teacher.numel()}, {int(batch.scored.sum())} are scored"
-
-
-def _called(subject: Subject) -> str:
-    return {
-        "sequences": "given whole sequences and unshifted labels",
-        "shifted": "given logits and labels that its caller has shifted",
-        "scored": "given the scored positions alone",
-    }[subject.caller.given]

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from distillab.divergences import forward_kl
 from distillab.doctor.checks import from_page
 from distillab.doctor.loss.call import LogitBatch, Measured, renamed
 from distillab.doctor.loss.formulas import Fit, lowest
@@ -147,13 +148,8 @@ def distance_of_best_student(subject: Subject) -> float:
             break
         free.grad = now.gradient - subject.hard.gradient(free.detach())
         optimizer.step()
-    counted = subject.footprint.teacher
-    return float(_forward_kl(teacher[counted], free.detach()[counted]).mean())
-
-
-def _forward_kl(teacher: Tensor, student: Tensor) -> Tensor:
-    p, q = teacher.double().log_softmax(-1), student.double().log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1)
+    p, q = (logits[subject.footprint.teacher].double().log_softmax(-1) for logits in (teacher, free.detach()))
+    return float(forward_kl(teacher_logp=p, student_logp=q).mean())
 
 
 def softmax_findings(subject: Subject) -> Iterator[Finding]:

@@ -79,9 +79,7 @@ _PLAIN = (
     Divisor("tokens", "mean over scored tokens", lambda b: _count(b.scored)),
     Divisor("sum", "sum over tokens", lambda b: 1.0),
     Divisor(
-        "sequences",
-        "mean over each sequence's tokens, then over sequences",
-        lambda b: _rows(b) * _count(b.scored[0]),
+        "sequences", "mean over each sequence's tokens, then over sequences", lambda b: _rows(b) * _count(b.scored[0])
     ),
     Divisor("row_means", "mean over each sequence's tokens, summed over sequences", lambda b: _count(b.scored[0])),
     Divisor("batch", "sum over each sequence's tokens, divided by the number of sequences", _rows),
@@ -92,9 +90,7 @@ _PLAIN = (
     Divisor("attended", "divided by all tokens of the attention mask", lambda b: _count(b.attention)),
     Divisor("attended", "divided by all tokens that some position predicts", lambda b: _count(b.attention[:, 1:])),
     Divisor(
-        "attended",
-        "divided by each row's tokens, then by the sequences",
-        lambda b: _rows(b) * _count(b.attention[0]),
+        "attended", "divided by each row's tokens, then by the sequences", lambda b: _rows(b) * _count(b.attention[0])
     ),
 )
 DIVISORS = (*_PLAIN, *map(_with_vocabulary, _PLAIN))
@@ -209,20 +205,14 @@ def divisor_findings(subject: Subject, reduction: Reduction | None, part: str, f
             f"{_change(reduction, UNUSED_TOKENS)} with 9 more unused tokens",
             severity="error" if nats else "note" if squared else "warning",
         )
-    counts_it_all = divisor.kind == "attended" and _counts_all_tokens(subject)
+    unscored = (subject.batch.attention == 1) & ~subject.batch.scored
+    counts_it_all = divisor.kind == "attended" and bool((subject.footprint.student & unscored).any())
     if divisor.kind in ("positions", "attended") and subject.takes_mask and not counts_padding and not counts_it_all:
         yield _unscored(subject, reduction, evidence, divisor.kind)
     if divisor.kind == "batch" and not divisor.vocabulary:
         yield from_page(
-            "loss-grows-with-length",
-            *evidence,
-            "kl_div(reduction='batchmean') does this for logits of shape (B, L, V)",
+            "loss-grows-with-length", *evidence, "kl_div(reduction='batchmean') does this for logits of shape (B, L, V)"
         )
-
-
-def _counts_all_tokens(subject: Subject) -> bool:
-    unscored = (subject.batch.attention == 1) & ~subject.batch.scored
-    return bool((subject.footprint.student & unscored).any())
 
 
 def _unscored(subject: Subject, reduction: Reduction, evidence: tuple[str, ...], kind: str) -> Finding:

@@ -131,7 +131,8 @@ def read_rows(
     Args:
         models: the models that will run; rows with ids that one of them has no embedding for are left out.
     """
-    known = min((_embeddings(model) for model in models if model is not None), default=None)
+    embeddings = [cast(Tensor, model.get_input_embeddings().weight) for model in models if model is not None]
+    known = min((len(weight) for weight in embeddings), default=None)
     rows: list[EncodedRow] = []
     kept: list[Example] = []
     unreadable = tokens = 0
@@ -188,8 +189,3 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def _embeddings(model: PreTrainedModel) -> int:
-    weight = cast(Tensor, model.get_input_embeddings().weight)
-    return int(weight.shape[0])

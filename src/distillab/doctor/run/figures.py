@@ -176,7 +176,9 @@ def check_terms(series: RunSeries) -> Checked:
     if not names and not any(point.cosines for point in series.steps):
         raise Skipped("the log does not list the terms of the loss")
     for name in names:
-        yield _without_positions(series, name) or _never_changes(series, name) or _without_effect(series, name)
+        values = [point.terms[name] for point in series.steps if name in point.terms]
+        constant = never_changes(name, values, "error") if one_value(values) else None
+        yield _without_positions(series, name) or constant or _without_effect(series, name)
     yield _cosines(series) or _apart(series)
 
 
@@ -185,11 +187,6 @@ def _without_positions(series: RunSeries, name: str) -> Finding | None:
     if not counts or any(counts):
         return None
     return from_page("term-without-positions", f"{name}: count 0 at all {len(counts):,} steps")
-
-
-def _never_changes(series: RunSeries, name: str) -> Finding | None:
-    values = [point.terms[name] for point in series.steps if name in point.terms]
-    return never_changes(name, values, "error") if one_value(values) else None
 
 
 def _without_effect(series: RunSeries, name: str) -> Finding | None:

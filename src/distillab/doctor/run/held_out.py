@@ -228,10 +228,7 @@ def _logged(last: HeldOutPoint) -> tuple[str, ...]:
         return (evidence,)
     if last.confidence <= last.accuracy:
         return ()  # surer than right is what does harm; the error has no sign
-    return (
-        evidence,
-        f"mean probability of the top-1 token {last.confidence:.3f}, accuracy {last.accuracy:.3f}",
-    )
+    return (evidence, f"mean probability of the top-1 token {last.confidence:.3f}, accuracy {last.accuracy:.3f}")
 
 
 def _surer(points: Sequence[tuple[int, float, float]]) -> tuple[str, ...]:

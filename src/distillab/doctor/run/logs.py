@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from distillab.doctor.run.logs_other import (
+    EVENTS,
+    exported_runs,
+    of_events,
     of_printed,
     of_rows_file,
+    of_trackio,
     of_trainer_state,
+    of_wandb,
     read_csv,
     read_json,
     read_json_lines,
     read_text,
 )
-from distillab.doctor.run.logs_trackers import EVENTS, exported_runs, of_events, of_trackio, of_wandb
 from distillab.doctor.run.rows import LogRow, as_number
 from distillab.doctor.run.series import HeldOutPoint, RunFacts, RunSeries, StepPoint
 from distillab.errors import DataError

@@ -86,13 +86,13 @@ def _stuck(series: RunSeries) -> Finding | None:
     # a slow fall that can be seen belongs to the check of the learning rate
     if not near or ends.fell(0.002) or not _had_its_rate(series):
         return None
-    rates = [value for _, value in series.learning_rates()]
+    rates, norms = ([value for _, value in found] for found in (series.learning_rates(), series.grad_norms()))
     return from_page(
         "nothing-learned",
         f"training loss {ends.head:.3f} at the start, {ends.tail:.3f} at the end, log V {uniform:.3f}",
         f"steps: {series.last_step:,}",
         f"learning rate at most {max(rates):.3g}" if rates else None,
-        *_norms(series),
+        f"gradient norm, median: {statistics.median(norms):.3g}" if norms else None,
     )
 
 
@@ -128,11 +128,6 @@ def _had_its_rate(series: RunSeries) -> bool:
     peak = max(value for _, value in rates)
     reached = next(step for step, value in rates if value >= peak / 2)
     return peak > 0 and series.last_step - reached >= _ENOUGH_STEPS
-
-
-def _norms(series: RunSeries) -> tuple[str, ...]:
-    norms = [value for _, value in series.grad_norms()]
-    return (f"gradient norm, median: {statistics.median(norms):.3g}",) if norms else ()
 
 
 def _below_entropy(series: RunSeries) -> Finding | None:

@@ -100,7 +100,8 @@ def series_of_rows(
         training = _chosen(named, _TRAINING, row.where)
         measured = _chosen(named, _HELD_OUT, row.where)
         parts, weights = parts_of(named, _MEANT)
-        cosines = _cosines(named, row.where)
+        pairs = {match[1]: name for name in named if (match := _COSINE.fullmatch(name))}
+        cosines = {pair: as_number(named[name], column=name, where=row.where) for pair, name in pairs.items()}
         others.update(dict.fromkeys(name for name in named if name not in parts and not _is_known(name)))
         trained = "loss" in training or "grad_norm" in training or bool(parts)
         if not trained and not measured:
@@ -173,11 +174,6 @@ def _step(named: Mapping[str, Any], where: str) -> int | None:
     if not math.isfinite(value) or not 0 <= value <= _LARGEST_STEP:
         raise DataError("The number of a step is a whole number from 0.", where=where, facts=[f"found: {value}"])
     return int(value)
-
-
-def _cosines(named: Mapping[str, Any], where: str) -> dict[str, float]:
-    found = {match[1]: name for name in named if (match := _COSINE.fullmatch(name))}
-    return {pair: as_number(named[name], column=name, where=where) for pair, name in found.items()}
 
 
 def _near(seen: Mapping[str, None]) -> list[str]:

@@ -230,7 +230,5 @@ def _narrower(settings: TrainerSettings, model: PreTrainedConfig) -> Finding | N
     if settings.half != "float16" or stored != "bfloat16":
         return None
     return from_page(
-        "gradient-not-finite",
-        f"fp16: true; the weights of {settings.weights} are in bfloat16",
-        case="planned",
+        "gradient-not-finite", f"fp16: true; the weights of {settings.weights} are in bfloat16", case="planned"
     )
