@@ -14,9 +14,9 @@ from tests.doctor.data_samples import Data, pairs
 
 from distillab.data.encoding import EncodedRow
 from distillab.doctor.data import subject as data_subject
+from distillab.doctor.data.content import differ, language_of
 from distillab.doctor.data.damage import misread
 from distillab.doctor.data.entropy import lowest_loss
-from distillab.doctor.data.languages import differ, language_of
 from distillab.doctor.data.overlap import check_overlap
 from distillab.doctor.data.subject import encode_part
 from distillab.doctor.data.teacher_answers import loops, refuses

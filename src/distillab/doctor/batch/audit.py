@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerFast
 
-from distillab.doctor.batch.attention import check_attention
+from distillab.doctor.batch.attention import check_attention, read_kinds
 from distillab.doctor.batch.eos import check_ends
 from distillab.doctor.batch.ids import check_ids, much_unknown
 from distillab.doctor.batch.label_offset import PlacedRow, place, placements
 from distillab.doctor.batch.labels import check_labels
 from distillab.doctor.batch.markers import check_template, read_row
-from distillab.doctor.batch.mask_kinds import read_kinds
 from distillab.doctor.batch.packing import check_packing, check_sequences, samples_of
 from distillab.doctor.batch.rows import IGNORED, GivenBatches, Learns, Shifts, Told, read_batches
 from distillab.doctor.batch.scored import check_scored

@@ -13,9 +13,8 @@ from distillab.data.examples import Example
 from distillab.data.reading import Reader, load_reader
 from distillab.doctor.causes import with_causes
 from distillab.doctor.data.answers import check_lengths, check_matching
-from distillab.doctor.data.content import check_content
+from distillab.doctor.data.content import check_content, check_languages
 from distillab.doctor.data.entropy import check_entropy
-from distillab.doctor.data.languages import check_languages
 from distillab.doctor.data.overlap import check_overlap, check_repeats
 from distillab.doctor.data.subject import DataSubject, TeacherText, encode_part, read_examples, read_teacher_texts
 from distillab.doctor.data.teacher_answers import check_teacher_ends, check_teacher_sources

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from distillab.doctor.checks import Checked, Scope, Skipped, check, from_page
-from distillab.doctor.data.languages import Language, differ, language_of
+from distillab.doctor.data.content import Language, differ, language_of
 from distillab.doctor.data.subject import TeacherText
 from distillab.doctor.data.words import LANGUAGES, around, family_of, marker_in, not_checked, plain_form, share, shown
 from distillab.doctor.run.answers import repeated_share

@@ -30,7 +30,6 @@ ERRORS = 3.0
 
 # by the row's key: nats over the answer, without the token that closes it
 _Nats = dict[str, float]
-_ERRORS = 3.0
 # rows that only count tokens
 _MOST_COUNTED = 2_000
 
@@ -173,7 +172,7 @@ def check_quality(subject: PairSubject) -> Checked:
         raise Skipped("the teacher's logits are not finite: see the check of its number format")
     if lines is not None and lines.unigram_nats is not None:
         above = scores.nats - lines.unigram_nats * scores.tokens
-        margin = _ERRORS * standard_error(above.tolist(), int(scores.tokens.sum()))
+        margin = ERRORS * standard_error(above.tolist(), int(scores.tokens.sum()))
         if own > lines.unigram_nats + margin:
             yield from_page(
                 "teacher-below-unigram",
@@ -231,7 +230,7 @@ def _against_student(
         sizes = [math.log(2) * sum(map(reader.encoder.scored_bytes, examples)) for reader in readers]
     teacher_unit, student_unit = float(teacher_nats.sum()) / sizes[0], float(student_nats.sum()) / sizes[1]
     figures = f"; teacher {teacher_unit:.3f}, student {student_unit:.3f} {unit} over {len(rows)} rows"
-    if float(worse.mean()) <= _ERRORS * float(worse.std()) / math.sqrt(len(worse)):
+    if float(worse.mean()) <= ERRORS * float(worse.std()) / math.sqrt(len(worse)):
         return None, figures
     evidence = f"{figures.removeprefix('; ')}; worse in {int((worse > 0).sum())}"
     return from_page("teacher-below-student", evidence), figures

@@ -13,9 +13,7 @@ from distillab.records import Finding, Severity
 
 _FEWEST = 5
 _NEARLY_ALL = 0.95
-_DIGITS = 4
 
-_FEWEST_VALUES = 5
 _CERTAIN_DIGITS = 4
 # of models that balance experts; a model without them logs 0
 _BALANCE = frozenset(("aux", "auxiliary", "router", "balance", "balancing", "z"))
@@ -75,7 +73,7 @@ def _evaluation_is_training(series: RunSeries) -> Finding | None:
     training = dict(series.losses())
     pairs = [(training.get(step), value) for step, value in series.held_out_losses()]
     values = [value for _, value in pairs]
-    if len(set(values)) < _FEWEST or not _equal(pairs) or max(map(significant_digits, values)) < _DIGITS:
+    if len(set(values)) < _FEWEST or not _equal(pairs) or max(map(significant_digits, values)) < _CERTAIN_DIGITS:
         return None
     return from_page(
         "evaluation-is-training",
@@ -94,7 +92,7 @@ def check_constants(series: RunSeries) -> Checked:
     """Check for losses, parts of them and gradient norms that never change. A constant learning rate is a schedule."""
     names = list(dict.fromkeys(name for point in series.steps for name in point.parts))
     yield Scope(f"{len(series.steps):,} training entries; parts of the loss: {', '.join(names) or 'none'}")
-    if len(series.steps) < _FEWEST_VALUES:
+    if len(series.steps) < _FEWEST:
         raise Skipped("fewer than five training entries")
     yield _loss(series)
     yield _norm(series)
@@ -114,7 +112,7 @@ def never_changes(name: str, values: Sequence[float], severity: Severity) -> Fin
 
 def one_value(values: Sequence[float]) -> bool:
     """Return whether there are enough finite values, all equal to six digits."""
-    finite = len(values) >= _FEWEST_VALUES and all(math.isfinite(value) for value in values)
+    finite = len(values) >= _FEWEST and all(math.isfinite(value) for value in values)
     return finite and len({f"{value:.6g}" for value in values}) == 1
 
 
@@ -158,7 +156,7 @@ def _evaluation(series: RunSeries) -> Finding | None:
     """Return the finding of another held-out figure that never changes while the held-out loss does."""
     losses = [point.loss for point in series.held_out if point.loss is not None]
     values = [point.accuracy for point in series.held_out if point.accuracy is not None]
-    if len(set(losses)) < 3 or len(values) < _FEWEST_VALUES or not one_value(values) or values[0] in (0.0, 1.0):
+    if len(set(losses)) < 3 or len(values) < _FEWEST or not one_value(values) or values[0] in (0.0, 1.0):
         return None
     return from_page(
         "evaluation-never-changes",
