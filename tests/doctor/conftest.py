@@ -10,10 +10,10 @@ import pytest
 from tests.doctor.batch_samples import World, pairs_of, tokenizer_of
 
 from distillab.doctor.batch import audit
-from distillab.doctor.data import languages, teacher_sources
+from distillab.doctor.data import content, teacher_answers
 
 _facts = cache(audit.token_facts)
-_language = cache(languages.language_of)
+_language = cache(content.language_of)
 
 
 @pytest.fixture
@@ -31,5 +31,5 @@ def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def languages_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The language of a text is found once for all tests."""
-    for module in (languages, teacher_sources):
+    for module in (content, teacher_answers):
         monkeypatch.setattr(module, "language_of", _language)
