@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from distillab.config.study import StudyRecipe
-from distillab.demo.tokenizers import train_tokenizers
-from distillab.demo.world import VALUE_PATTERN, write_world
+
+# What is heavy is imported where it is used: of several processes of tests, the first one runs none.
 
 VOCABULARY = 400
 
@@ -19,7 +18,7 @@ VOCABULARY = 400
 def save_tiny(folder: Path, seed: int, tokenizer: Path, *, layers: int = 1, vocabulary: int = VOCABULARY) -> Path:
     """A tiny Llama with weights and a tokenizer in one folder."""
     import torch
-    from transformers import PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -40,6 +39,9 @@ def save_tiny(folder: Path, seed: int, tokenizer: Path, *, layers: int = 1, voca
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Values of a small study recipe; every path exists."""
+    from distillab.demo.tokenizers import train_tokenizers
+    from distillab.demo.world import VALUE_PATTERN, write_world
+
     folder = tmp_path_factory.mktemp("world")
     files = write_world(folder / "data", seed=0, teacher_rows=600, student_rows=60, held_out_rows=30)
     rows = [json.loads(line) for line in files.teacher.read_text(encoding="utf-8").splitlines()]

@@ -60,8 +60,8 @@ def run_notebooks(changes: Mapping[str, str]) -> None:
 
 @pytest.mark.timeout(1200)
 def test_notebooks_run() -> None:
-    """With few steps; `make prove` runs them as they stand."""
-    run_notebooks({"steps=250": "steps=12", "steps=150": "steps=8"})
+    """With few steps and rows; `make prove` runs them as they stand."""
+    run_notebooks({"steps=250": "steps=4", "steps=150": "steps=4", '"teacher", 3000': '"teacher", 900'})
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -6,8 +6,6 @@ import json
 import os
 import pty
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 from distillab.config.loader import load_recipe
 from distillab.config.study import StudyRecipe
 from tests.cli.conftest import Run
+from tests.processes import start_code
 
 
 def _words(tiny_world: dict[str, Any], **changes: str) -> list[str]:
@@ -82,14 +81,21 @@ def test_without_a_terminal_what_is_missing_is_named_and_nothing_is_written(run:
     assert code == 2 and "--student is missing" in err and list(tmp_path.iterdir()) == []
 
 
+ASKED = """
+import os, sys
+os.dup2(os.open(sys.argv[1], os.O_RDWR), 0)
+sys.stdin = open(0)
+sys.argv[:2] = ["distillab"]
+from distillab.cli.main import main
+main()
+"""
+
+
 def test_a_terminal_is_asked(tiny_world: dict[str, Any], tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
-    words = [sys.executable, "-m", "distillab.cli.main", "init", "a.yaml", *_words(tiny_world)[:4]]
-    asking = subprocess.Popen(
-        words, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, text=True
-    )
+    asking = start_code(ASKED, os.ttyname(theirs), "init", str(tmp_path / "a.yaml"), *_words(tiny_world)[:4])
     os.write(ours, b"no-such-rows.jsonl\n\n")  # cpu is the default
-    out, err = asking.communicate(timeout=240)
+    out, err = asking.communicate()
     os.close(ours)
     os.close(theirs)
     assert "Rows (" in out and "[cpu]" in out

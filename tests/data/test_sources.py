@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import fsspec
@@ -13,6 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from datasets import Dataset, DatasetDict
+from tests.processes import start_code
 
 from distillab.config.data import SourceConfig
 from distillab.data.sources import find_source, read_rows
@@ -160,16 +158,17 @@ def test_a_damaged_saved_data_set(every_form):
 
 def test_an_unreachable_hub_id_says_so():
     code = (
+        "import datasets.config, huggingface_hub.constants\n"
+        "datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True\n"
         "from distillab.config.data import SourceConfig\n"
         "from distillab.data.sources import read_rows\n"
         "from distillab.errors import DataError\n"
         "try: read_rows(SourceConfig(path='nobody/no-such-data'))\n"
         "except DataError as error: print(error)\n"
     )
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert "no such file or folder, and the data set" in done.stdout
-    assert "nobody/no-such-data" in done.stdout
+    out, _ = start_code(code).communicate()
+    assert "no such file or folder, and the data set" in out
+    assert "nobody/no-such-data" in out
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".parquet"])

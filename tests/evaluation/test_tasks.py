@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -29,6 +28,7 @@ from distillab.report.build import write_report
 from distillab.runs.inputs import load_inputs
 from distillab.runs.run import execute
 from distillab.study.study import Study
+from tests.processes import ended, start_distillab
 
 PACKAGES = Path(sys.prefix) / "lm_eval"
 
@@ -317,10 +317,11 @@ def test_without_the_package_the_command_ends_before_training(tmp_path: Path, ma
     )
     if find_spec("lm_eval") is not None and not PACKAGES.is_dir():
         pytest.skip("lm_eval is in the environment itself")
-    command = [sys.executable, "-m", "distillab.cli.main", "train", str(recipe)]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert found.returncode == 2, found.stderr
-    assert "pip install 'distillab[lm-eval]'" in found.stderr and "Traceback" not in found.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [folder for folder in sys.path if folder != str(PACKAGES)])
+        code, err = ended(start_distillab("train", str(recipe)))
+    assert code == 2, err
+    assert "pip install 'distillab[lm-eval]'" in err and "Traceback" not in err
 
 
 def test_settings_of_a_task() -> None:

@@ -145,20 +145,20 @@ def test_what_is_recommended_is_valid_and_never_worse_than_fine_tuning(
 def test_rare_words_of_a_large_vocabulary_count_as_little_as_they_are_used(
     wrap: Wrap, real: Callable[[str], LoadedTokenizer]
 ) -> None:
-    """GPT-2's tokens under other ids, beside four times as many that no text here holds: what is used is shared."""
-    model = json.loads(real("gpt2").tokenizer.backend_tokenizer.to_str())
+    """Tokens under other ids, beside four times as many that no text here holds: what is used is shared."""
+    model = json.loads(real("tok512").tokenizer.backend_tokenizer.to_str())
     vocabulary = model["model"]["vocab"]
     rare = [f"rare{number}word" for number in range(4 * len(vocabulary))]
     model["model"]["vocab"] = {word: number for number, word in enumerate([*rare, *vocabulary])}
     for token in model["added_tokens"]:
         token["id"] = model["model"]["vocab"][token["content"]]
-    teacher = wrap(Tokenizer.from_str(json.dumps(model)), "large", eos="<|endoftext|>", bos=None, unk=None)
-    found = compare_tokenizers(teacher, real("gpt2"), teacher_width=None, student_width=None)
+    teacher = wrap(Tokenizer.from_str(json.dumps(model)), "large")
+    found = compare_tokenizers(teacher, real("tok512"), teacher_width=None, student_width=None)
     assert found.verdict == "different" and found.equal_bytes / found.teacher.tokens < 0.21
     assert recommend(found).method == "vocabulary_projection"
     assert recommend(found).because[0].startswith("100.0% of the teacher's tokens in the sample that ships with")
     # what the user gives is measured in its place
     given = compare_tokenizers(
-        teacher, real("gpt2"), teacher_width=None, student_width=None, texts=["Yes."], source="mine"
+        teacher, real("tok512"), teacher_width=None, student_width=None, texts=["Yes."], source="mine"
     )
     assert given.data.source == "mine" and given.data.rows == 1

@@ -86,7 +86,7 @@ def test_only_an_api(given: dict[str, str], tmp_path: Path, monkeypatch: pytest.
     recipe = recipe.replace("max_tokens: 512", "max_tokens: 96")
     recipe = recipe.replace("max_new_tokens: 256", "max_new_tokens: 8, keep_cut_off: true, sample: true")
     Path("study.yaml").write_text(f"{recipe}evaluation: {{rows: 4, generate_rows: 2, max_new_tokens: 4}}\n")
-    with llama_cpp(Path(given["TEACHER"]), tmp_path / "log") as url:
+    with llama_cpp(Path(given["TEACHER"]), tmp_path) as url:
         given |= {"URL": url, "MODEL": "teacher"}
         for name, value in (given | {"MY_API_KEY": "k-of-a-test"}).items():
             monkeypatch.setenv(name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+# importing the libraries takes most of the time
+IN_TURN = """
+import json, sys
+from distillab.cli.main import main
+for words in json.loads(sys.argv.pop()):
+    sys.argv[1:] = words
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, (words, end.code)
+"""
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -96,15 +108,29 @@ def test_commands_that_read_files_of_the_package(words: list[str], expected: str
 
 
 def test_a_recipe_is_copied_and_checked_and_one_is_written(
-    distillab: Command, tmp_path: Path, materials: Path, monkeypatch: pytest.MonkeyPatch
+    installed: Path, tmp_path: Path, materials: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISTILLAB_MATERIALS", str(materials))
-    for words in (["recipes", "copy", "minimal"], ["train", "minimal.yaml", "--dry-run"]):
-        done = distillab(*words)
-        assert done.returncode == 0, done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"minimal.yaml", "run.schema.json"}
     models = materials / "models"
     pair = ["--teacher", str(models / "bitllama-3M-tok512"), "--student", str(models / "stories260K-tok512")]
     rows = ["--data", str(materials / "text" / "self-instruct" / "seed_tasks.jsonl"), "--device", "cpu"]
-    done = distillab("init", "mine.yaml", *pair, *rows)
-    assert done.returncode == 0 and (tmp_path / "mine.yaml").is_file(), done.stderr
+    done = _python(
+        "-c",
+        IN_TURN,
+        json.dumps(
+            [
+                ["recipes", "copy", "minimal"],
+                ["train", "minimal.yaml", "--dry-run"],
+                ["init", "mine.yaml", *pair, *rows],
+            ]
+        ),
+        cwd=tmp_path,
+        PYTHONPATH=str(installed),
+    )
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "minimal.yaml",
+        "run.schema.json",
+        "mine.yaml",
+        "study.schema.json",
+    }

@@ -11,7 +11,7 @@ from distillab.runs.environment import peak_rss_bytes
 
 
 def test_the_peak_of_memory_is_not_that_of_the_process_that_started_this_one() -> None:
-    large = np.ones(1 << 30, np.uint8)
+    large = np.ones(1 << 29, np.uint8)
     code = "from distillab.runs.environment import peak_rss_bytes; print(peak_rss_bytes())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert peak_rss_bytes() > large.nbytes > int(done.stdout)

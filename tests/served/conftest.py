@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.gguf_files import write_sentencepiece_gguf
-from tests.processes import ROOT, wait_for
+from tests.processes import Forked, wait_for
 
 
 @dataclass(frozen=True)
@@ -39,23 +38,23 @@ def small_mistral(materials: Path) -> SmallMistral:
 
 
 @contextmanager
-def llama_cpp(model: Path, log: Path) -> Iterator[str]:
-    """The address of llama.cpp's server with a model, started by the script that users have."""
-    address = log.with_suffix(".address")
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "scripts/serve.py", str(model), "--port", "0", "--address", str(address)],
-            cwd=ROOT,
-            stdout=stream,
-            stderr=stream,
-            text=True,
-        )
+def llama_cpp(model: Path, folder: Path) -> Iterator[str]:
+    """The address of llama.cpp's server with a model, started by the script that users have; it is left in a folder."""
+    address = folder / "server.address"
+    process = Forked("scripts.serve", str(model), "--port", "0", "--address", str(address))
     try:
         wait_for(process, address.exists)
         yield address.read_text()
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tiny_world: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server of the tiny world's teacher."""
+    with llama_cpp(Path(tiny_world["teacher"]["path"]), tmp_path_factory.mktemp("tiny_server")) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")
@@ -64,5 +63,5 @@ def llama_server(small_mistral: SmallMistral, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("llama_server")
     file = folder / "small.gguf"
     write_sentencepiece_gguf(file, small_mistral.model, small_mistral.tokenizer.backend_tokenizer)  # type: ignore[arg-type]
-    with llama_cpp(file, folder / "log") as address:
+    with llama_cpp(file, folder) as address:
         yield address

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,10 @@ def test_training_on_tokens_of_a_server_is_training_on_those_of_the_weights(
     assert probe["dialect"] == "llama_cpp"
 
 
-def test_a_chat_server_needs_no_folder(recipe: Recipe, llama_server: str, tmp_path: Path) -> None:
+def test_a_chat_server_needs_no_folder(
+    recipe: Recipe, tiny_world: dict[str, Any], llama_server: str, tmp_path: Path
+) -> None:
+    recipe = partial(recipe, student=tiny_world["student"])
     server = {"url": llama_server + "/v1", "model": "small"}
     drawn = {"max_new_tokens": 16, "keep_cut_off": True, "batch_size": 4, "sample": True, "answers_per_prompt": 2}
     built = recipe("run", teacher={"server": server}, teacher_answers=drawn)
@@ -120,13 +124,14 @@ def test_a_chat_server_needs_no_folder(recipe: Recipe, llama_server: str, tmp_pa
 def test_the_key_is_in_nothing_that_a_run_leaves(
     fault: Fault | Status | None,
     recipe: Recipe,
+    tiny_world: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PLANTED_API_KEY", KEY)
     with serving(FaultyServer(paths=("/v1/chat/completions",), always=fault)) as app:
         server = {"url": app.url, "model": "m", "api_key_env": "PLANTED_API_KEY", "tries": 1}
-        code, out, err = call("train", recipe("run", teacher={"server": server}))
+        code, out, err = call("train", recipe("run", teacher={"server": server}, student=tiny_world["student"]))
         assert {headers["authorization"] for headers in app.headers} == {f"Bearer {KEY}"}
     assert (code == 0) == (fault is None or callable(fault)), err
     assert (tmp_path / "run" / "run.json").exists() == (code == 0)

@@ -104,7 +104,7 @@ def other(materials: Path, tiny_world: dict[str, Any], tmp_path_factory: pytest.
             weight.mul_(8.0)
     model.save_pretrained(folder / "model")
     AutoTokenizer.from_pretrained(source).save_pretrained(folder / "model")
-    with llama_cpp(folder / "model", folder / "log") as url:
+    with llama_cpp(folder / "model", folder) as url:
         yield url
 
 

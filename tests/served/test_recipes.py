@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,16 +125,16 @@ def test_what_a_student_writes_is_scored_as_by_the_weights(
     assert all("top16_overlap" in line and "teacher_entropy" not in line for line in figures)
 
 
-def test_what_a_server_does_not_give_is_refused(recipe: Recipe, llama_server: str, materials: Path) -> None:
-    model = str(materials / "models" / "smallmistral-stories")
-    teacher = {"path": model, "server": {"url": llama_server, "dialect": "llama_cpp"}}
+def test_what_a_server_does_not_give_is_refused(recipe: Recipe, tiny_world: dict[str, Any], tiny_server: str) -> None:
+    recipe = partial(recipe, student=tiny_world["student"])
+    teacher = {**tiny_world["teacher"], "server": {"url": tiny_server, "dialect": "llama_cpp"}}
     whole = recipe("whole", teacher=teacher, terms=[{"kind": "token_divergence"}])
     code, _, err = call("train", whole)
     assert code != 0 and "The server does not give the signal" in err and "whole distribution" in err
     wide = recipe("wide", teacher=teacher, terms=[{"kind": "top_k_divergence", "k": 17}])
     code, _, err = call("train", wide)
     assert code != 0 and "teacher.server.k is 16" in err
-    chat = {"server": {"url": llama_server, "dialect": "openai_chat", "model": "small"}}
+    chat = {"server": {"url": tiny_server, "dialect": "openai_chat", "model": "small"}}
     code, _, err = call("train", recipe("text", teacher=chat))
     assert code != 0 and "a chat server gives text alone" in err
 

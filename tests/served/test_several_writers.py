@@ -31,16 +31,10 @@ ROWS, HELD_OUT = 60, 20
 GREEDY = Sampling(Decoding(8), (2,), seed=0)
 
 
-@pytest.fixture(scope="module")
-def url(tiny_world: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with llama_cpp(Path(tiny_world["teacher"]["path"]), tmp_path_factory.mktemp("several") / "log") as address:
-        yield address
-
-
 @pytest.fixture
-def values(tiny_world: dict[str, Any], url: str, tmp_path: Path) -> dict[str, Any]:
+def values(tiny_world: dict[str, Any], tiny_server: str, tmp_path: Path) -> dict[str, Any]:
     """A run with a served teacher."""
-    teacher = {**tiny_world["teacher"], "server": {"url": url, "dialect": "llama_cpp"}}
+    teacher = {**tiny_world["teacher"], "server": {"url": tiny_server, "dialect": "llama_cpp"}}
     named = {name: value for name, value in tiny_world.items() if name != "seeds"}
     return named | {"teacher": teacher, "method": "logits", "terms": TOP_K, "output": str(tmp_path / "run")}
 
@@ -132,7 +126,7 @@ def test_max_cost_is_the_limit_of_all_that_a_study_asks_a_server_for(
 
 @pytest.mark.parametrize("method", ["logits", "seqkd"])
 def test_two_teachers_behind_servers_are_read_as_two_with_weights(
-    values: dict[str, Any], url: str, tmp_path: Path, method: str
+    values: dict[str, Any], tiny_server: str, tmp_path: Path, method: str
 ) -> None:
     first = values.pop("teacher")["path"]
     second = save_tiny(tmp_path / "second", 7, Path(first), layers=2)
@@ -143,12 +137,12 @@ def test_two_teachers_behind_servers_are_read_as_two_with_weights(
     data = {split: {"path": str(tmp_path / f"{split}.jsonl")} for split in ("train", "held_out")}
     values |= {"data": values["data"] | data | {"teacher_column": "by"}}
     values |= {"method": method, "terms": TOP_K if method == "logits" else None}
-    with llama_cpp(second, tmp_path / "log") as other:
+    with llama_cpp(second, tmp_path) as other:
         records = {}
         for name in ("here", "served"):
             teachers = {"math": {"path": first}, "chat": {"path": str(second)}}
             if name == "served":
-                teachers["math"]["server"] = {"url": url}  # type: ignore[assignment]
+                teachers["math"]["server"] = {"url": tiny_server}  # type: ignore[assignment]
                 teachers["chat"]["server"] = {"url": other}  # type: ignore[assignment]
             records[name] = execute(RunRecipe(**values | {"teachers": teachers, "output": str(tmp_path / name)}))
     nats = {name: record.evaluation.nats_per_token for name, record in records.items()}

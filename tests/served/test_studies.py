@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,9 @@ NOWHERE = {"url": "http://127.0.0.1:9", "dialect": "llama_cpp"}
 
 
 @pytest.fixture(scope="module")
-def server(tiny_world: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def server(tiny_world: dict[str, Any], tiny_server: str) -> dict[str, Any]:
     """The teacher of the tiny world behind a server, as a recipe names it."""
-    path = tiny_world["teacher"]["path"]
-    with llama_cpp(Path(path), tmp_path_factory.mktemp("tiny_server") / "log") as url:
-        yield {"path": path, "server": {"url": url, "dialect": "llama_cpp"}}
+    return {**tiny_world["teacher"], "server": {"url": tiny_server, "dialect": "llama_cpp"}}
 
 
 def study(values: dict[str, Any], output: Path, **changes: Any) -> StudyRecipe:
@@ -113,7 +110,7 @@ def test_a_study_can_have_a_served_teacher_alone_or_a_cache_of_it(
 def test_with_all_entries_a_server_gives_whole_distributions_across_tokenizers_too(
     tiny_world: dict[str, Any], stranger: str, tmp_path: Path
 ) -> None:
-    with llama_cpp(Path(stranger), tmp_path / "log") as url:
+    with llama_cpp(Path(stranger), tmp_path) as url:
         served = {"path": stranger, "server": {"url": url, "dialect": "llama_cpp", "k": VOCABULARY}}
         methods = ("vocabulary_projection", "merged_spans", "span_likelihood")
         arms = [{"name": f"{method}-{n}", "method": method, "teacher": teacher}

@@ -19,6 +19,8 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
@@ -49,6 +51,27 @@ class _Part(NamedTuple):
 _Encode = Callable[[Tokenizer, list[str]], list[list[int]]]
 
 
+@dataclass(frozen=True)
+class _Variants:
+    """A tokenizer for each place of a part in its text.
+
+    Attributes:
+        start: at the very beginning.
+        after_token: after an added token. The text continues: "first" puts ▁ at the very beginning only.
+        words: from the first white space on, where the tokenizer drops spaces.
+        continued: after other text.
+        inner_normalizer: of a part that is normalised alone.
+        by_character: every character is normalised by itself: a part needs no look at the text before it.
+    """
+
+    start: Tokenizer
+    after_token: Tokenizer
+    words: Tokenizer | None
+    continued: Tokenizer
+    inner_normalizer: Normalizer | None
+    by_character: bool
+
+
 class BorderEncoder:
     """Encode parts of one text, one list of ids each.
 
@@ -69,23 +92,8 @@ class BorderEncoder:
                 fix="use a folder that has tokenizer.json",
             )
         self.added = AddedTokens(tokenizer)
-        layout = json.loads(backend.to_str())
-        layout.update(truncation=None, padding=None, post_processor=None)
-        splitter = layout["pre_tokenizer"]
-        never = _edited(splitter, {"always": "never", "first": "never"}, prefix_space=False)
-        after_token = _edited(splitter, {"first": "never"}, prefix_space=None)
-        built: dict[str, Tokenizer] = {}
-        self._start = _build(layout, built)
-        # After an added token the text continues: "first" puts ▁ at the very beginning only.
-        self._after_token = _build(layout | {"pre_tokenizer": after_token}, built)
-        self._words = _build(layout | {"normalizer": None}, built) if _DROP_SPACES & _kinds(splitter) else None
         self._normalizer = backend.normalizer
-        inner = _without_prepend(layout)
-        self._inner_normalizer = None if inner is None else _normalizer(inner)
-        # Where every character is normalised by itself, a part needs no look at the text before it.
-        self._by_character = self._words is None and all(map(_is_by_character, _parts(layout["normalizer"])))
-        normalizer = inner if self._by_character else None
-        self._continued = _build(layout | {"pre_tokenizer": never, "normalizer": normalizer}, built)
+        self._variants = _variants(backend.to_str())
 
     def encode(self, pieces: Sequence[Piece]) -> list[list[int]]:
         """Return the ids of each part, without begin and end tokens.
@@ -133,25 +141,47 @@ class BorderEncoder:
 
     def _text_parts(self, text: str, *, before: str, at_start: bool) -> Iterator[_Part]:
         if not before:
-            yield _Part(self._start if at_start else self._after_token, text)
+            yield _Part(self._variants.start if at_start else self._variants.after_token, text)
             return
         rest = self._normalised_rest(text, before)
         end = len(rest)
-        if self._words is not None:
+        if self._variants.words is not None:
             end = next((place for place, character in enumerate(rest) if character.isspace()), len(rest))
         if rest[:end]:
-            yield _Part(self._continued, rest[:end])
-        if rest[end:] and self._words is not None:
-            yield _Part(self._words, rest[end:])
+            yield _Part(self._variants.continued, rest[:end])
+        if rest[end:] and self._variants.words is not None:
+            yield _Part(self._variants.words, rest[end:])
 
     def _normalised_rest(self, text: str, before: str) -> str:
-        if self._normalizer is None or self._by_character:
+        if self._normalizer is None or self._variants.by_character:
             return text
         whole = self._normalizer.normalize_str(before + text)
         head = self._normalizer.normalize_str(before)
         if whole.startswith(head):
             return whole[len(head) :]
-        return text if self._inner_normalizer is None else self._inner_normalizer.normalize_str(text)
+        return text if self._variants.inner_normalizer is None else self._variants.inner_normalizer.normalize_str(text)
+
+
+@lru_cache(maxsize=4)  # of a student and its teachers; a large vocabulary takes a second
+def _variants(settings: str) -> _Variants:
+    """Build the variants of the tokenizer with these settings."""
+    layout = json.loads(settings)
+    layout.update(truncation=None, padding=None, post_processor=None)
+    splitter = layout["pre_tokenizer"]
+    never = _edited(splitter, {"always": "never", "first": "never"}, prefix_space=False)
+    after_token = _edited(splitter, {"first": "never"}, prefix_space=None)
+    built: dict[str, Tokenizer] = {}
+    words = _build(layout | {"normalizer": None}, built) if _DROP_SPACES & _kinds(splitter) else None
+    inner = _without_prepend(layout)
+    by_character = words is None and all(map(_is_by_character, _parts(layout["normalizer"])))
+    return _Variants(
+        start=_build(layout, built),
+        after_token=_build(layout | {"pre_tokenizer": after_token}, built),
+        words=words,
+        continued=_build(layout | {"pre_tokenizer": never, "normalizer": inner if by_character else None}, built),
+        inner_normalizer=None if inner is None else _normalizer(inner),
+        by_character=by_character,
+    )
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -173,7 +203,7 @@ def _joined(parts: list[list[int]]) -> list[int]:
 
 
 def _build(layout: dict[str, Any], built: dict[str, Tokenizer]) -> Tokenizer:
-    """Build a tokenizer from its JSON layout; equal layouts are built once (a large vocabulary takes a second)."""
+    """Build a tokenizer from its JSON layout; equal layouts are built once."""
     text = json.dumps(layout)
     if text not in built:
         built[text] = Tokenizer.from_str(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer
@@ -28,20 +29,8 @@ class LostText:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        layout: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-        self._tokenizer: Tokenizer | None = None
-        self._unknown: int | None = None
-        if _has_every_byte(layout):
-            return
-        model = layout["model"]
-        if model["type"] == "BPE" and model["unk_token"] is None:
-            self._unknown = tokenizer.backend_tokenizer.get_vocab_size() + len(model["vocab"])
-            model |= {"vocab": model["vocab"] | {_UNKNOWN: self._unknown}, "unk_token": _UNKNOWN}
-        elif model["type"] == "Unigram":
-            self._unknown = model["unk_id"]
-        else:
-            self._unknown = tokenizer.backend_tokenizer.token_to_id(model["unk_token"])
-        self._tokenizer = Tokenizer.from_str(json.dumps(layout | {"truncation": None, "padding": None}))
+        backend = tokenizer.backend_tokenizer
+        self._tokenizer, self._unknown = _counting(backend.to_str(), backend.get_vocab_size())
 
     def of_rows(self, rows: Sequence[Sequence[str]]) -> list[int]:
         """Return the number of lost characters of each row's texts."""
@@ -58,6 +47,24 @@ class LostText:
             (unknown if id_ == self._unknown else kept).update(range(start, end))
         held = kept - unknown
         return sum(place not in held and not letter.isspace() for place, letter in enumerate(text, start=len(_BEFORE)))
+
+
+@lru_cache(maxsize=4)  # of a student and its teachers; a large vocabulary takes a second
+def _counting(settings: str, size: int) -> tuple[Tokenizer | None, int | None]:
+    """Return a tokenizer that shows what it cannot represent, and its unknown id; None where it represents all.
+
+    Args:
+        settings: of a tokenizer of `size` tokens.
+    """
+    layout: dict[str, Any] = json.loads(settings)
+    if _has_every_byte(layout):
+        return None, None
+    model = layout["model"]
+    if model["type"] == "BPE" and model["unk_token"] is None:
+        model |= {"vocab": model["vocab"] | {_UNKNOWN: size + len(model["vocab"])}, "unk_token": _UNKNOWN}
+    tokenizer = Tokenizer.from_str(json.dumps(layout | {"truncation": None, "padding": None}))
+    unknown = model["unk_id"] if model["type"] == "Unigram" else tokenizer.token_to_id(model["unk_token"])
+    return tokenizer, unknown
 
 
 def _has_every_byte(layout: dict[str, Any]) -> bool:
