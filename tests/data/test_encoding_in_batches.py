@@ -78,9 +78,10 @@ def facts(row: EncodedRow) -> tuple[object, ...]:
     return row.key, row.input_ids.tolist(), row.answer_mask.tolist(), numbers
 
 
-@pytest.mark.parametrize("most", [12, 512])
-@pytest.mark.parametrize("name", ["tinyllama-1.1b", "gpt2", "tok512", "tok105"])
 @pytest.mark.parametrize(("template", "kind"), FORMS)
+@pytest.mark.parametrize(
+    ("name", "most"), [("tinyllama-1.1b", 12), ("tinyllama-1.1b", 512), ("gpt2", 512), ("tok105", 12)]
+)
 def test_a_batch_is_its_rows_one_by_one(real_tokenizer, monkeypatch, name, template, kind, most):
     tokenizer = real_tokenizer(name)
     if "add_generation_prompt" in template:
