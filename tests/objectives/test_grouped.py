@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillab.objectives.grouped import Grouping, grouped
+from distillab.objectives.grouped import Grouping, Links, grouped, summed
 
 
 def _grouping(labels: list[int]) -> Grouping:
@@ -28,6 +28,29 @@ def test_equals_sums_of_probabilities(labels: list[int], seed: int) -> None:
         torch.testing.assert_close(found[:, group].exp(), p[:, grouping.of == group].sum(-1))
     assert grouping.complete == (min(labels) >= 0)
     assert torch.autograd.gradcheck(lambda x: grouped(x, grouping), logits.requires_grad_())
+
+
+@st.composite
+def _links(draw: st.DrawFn) -> Links:
+    """Any matrix that leaves no outcome without an entry, its weights eighths."""
+    width = draw(st.integers(2, 6))
+    rows = draw(st.lists(st.lists(st.integers(0, 8), min_size=width, max_size=width).filter(any), min_size=1))
+    matrix = torch.tensor(rows)
+    outcomes, ids = matrix.nonzero(as_tuple=True)
+    return Links(ids, outcomes, width, matrix[outcomes, ids].float() / 8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(links=_links(), scale=st.sampled_from([1.0, 300.0]), seed=st.integers(0, 999))
+def test_weighted_sums_from_logits(links: Links, scale: float, seed: int) -> None:
+    """An id may lead to several outcomes, and several ids to one; far apart, too, in float32."""
+    logits = scale * torch.randn(3, links.width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    assert links.weights is not None
+    log_weights = torch.full((len(links.sizes), links.width), -torch.inf, dtype=torch.float64)
+    log_weights[links.outcomes, links.ids] = links.weights.double().log()
+    expected = (logits[:, None, :] + log_weights).logsumexp(-1)
+    torch.testing.assert_close(summed(logits.float(), links).double(), expected, rtol=1e-5, atol=1e-5)
+    assert torch.autograd.gradcheck(lambda x: summed(x, links), logits.requires_grad_())
 
 
 def test_far_below_what_float32_can_hold_as_a_probability() -> None:

@@ -26,7 +26,7 @@ from distillab.divergences.fused import Probabilities
 from distillab.errors import ConfigError, TeacherError
 from distillab.models import chunking
 from distillab.objectives.build import build_objective
-from distillab.objectives.carried import NO_MASS, Carrier
+from distillab.objectives.carried import Carrier
 from distillab.objectives.outcomes import Outcomes
 from distillab.objectives.term import StudentScores, TokenTerm
 from distillab.objectives.tile_scores import TileScores
@@ -245,14 +245,15 @@ def test_the_student_is_carried_over_where_probabilities_vanish(low: float) -> N
     outcomes = Outcomes(_kernel(entries, teacher=3, student=4), torch.device("cpu"))
     logits = torch.tensor([[1.0, low, low - 1.0], [low, 0.3, 0.1]])
     found, expected = logits.clone().requires_grad_(), logits.double().requires_grad_()
-    p = torch.tensor([0.5, 0.3, 0.2, 0.0])
-    logp = outcomes.logp(found.log_softmax(-1))
+    p = torch.tensor([0.5, 0.3, 0.2])
+    carried = StudentScores(found, torch.tensor([0, 1])).carried(outcomes.links, 1.0)
+    logp = carried.logp(3, 1.0)
     naive = expected.log_softmax(-1)[:, :, None] + shares.double().log()
     naive_logp = torch.stack([of_v.logsumexp(-1) for of_v in naive.unbind(-1)[:3]], dim=-1)
-    torch.testing.assert_close(logp[:, :3].double(), naive_logp, rtol=1e-5, atol=1e-5)
-    assert (logp[:, 3] == NO_MASS).all()
+    torch.testing.assert_close(logp.double(), naive_logp, rtol=1e-5, atol=1e-5)
+    assert outcomes.place.tolist() == [0, 1, 2, -1]
     (logp * p).sum().backward()
-    (naive_logp * p[:3].double()).sum().backward()
+    (naive_logp * p.double()).sum().backward()
     assert found.grad is not None and expected.grad is not None
     torch.testing.assert_close(found.grad.double(), expected.grad, rtol=1e-4, atol=1e-6)
 

@@ -9,7 +9,9 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from distillab.alignment.projection import VocabularyProjection
 from distillab.config.terms import MeasuredTransportConfig, TopKTransportConfig
 from distillab.data.vocabularies import Vocabularies
 from distillab.divergences.by_name import divergence, formula
@@ -38,13 +40,10 @@ class _Transport(TokenTerm):
         self.student_width, self.teacher_width = vocabularies.student_width, vocabularies.teacher_width
         self._formula = formula(settings.divergence, settings.parameters)
         # without counts it can be asked what it reads, and nothing else
-        self._kernel = (
-            vocabularies.prefixes if settings.form == "longest_prefix" else vocabularies.kernel(settings.prior)
-        )
-        self._back = vocabularies.outcomes(settings.prior) if settings.form == "outcomes" else None
+        self._kernel = _kernel(vocabularies, settings)
         self._on: dict[torch.device, Carrier] = {}
         self._outcomes_on: dict[torch.device, Outcomes] = {}
-        if self._kernel is not None and self._back is None:
+        if self._kernel is not None and settings.form != "outcomes":
             self._require_finite(self._carrier(torch.device("cpu")))
 
     @classmethod
@@ -67,7 +66,7 @@ class _Transport(TokenTerm):
         """
         aligned = require_aligned(signal, term=self.name)
         factor = self.settings.temperature**2 if self.settings.rescale_by_temperature_squared else 1.0
-        if self._back is not None and not self._carrier(aligned.has.device).identity:
+        if self.settings.form == "outcomes" and not self._carrier(aligned.has.device).identity:
             return self._by_outcomes(student, aligned, factor)
         value, mass = self._carried(student, aligned)
         value = value * factor
@@ -84,20 +83,32 @@ class _Transport(TokenTerm):
         """Return (n,) m · D(p, Q), and with `rest` also −log q(u) + m · log Q(v), m the mass of p that Q has."""
         has, temperature = aligned.has, self.settings.temperature
         outcomes = self._outcomes(has.device)
-        logp_kW = outcomes.logp(student.logp(self.student_width, temperature)[has])
-        value, mass = self._compared(logp_kW, aligned, outcomes.reached)
+        every = bool(has.all())
+        at = student if every else student.at(has.nonzero()[:, 0])
+        carried = at.carried(outcomes.links, temperature)
+        value, mass = self._compared(carried, aligned, outcomes)
         value = factor * mass * value
         if self.settings.rest == "none":
             return _spread(value, has, 0.0)
-        cold = student.logp(self.student_width, 1.0)
-        seen = logp_kW if temperature == 1.0 else outcomes.logp(cold[has])
-        follows = seen.gather(1, aligned.teacher_ids[:, None])[:, 0]
-        linked = outcomes.linked(student.targets_N[has], aligned.teacher_ids)
-        missed = -cold.gather(1, student.targets_N[:, None])[:, 0]
-        return missed + _spread(value + mass * torch.where(linked, follows, 0.0), has, 0.0)
+        seen = carried if temperature == 1.0 else at.carried(outcomes.links, 1.0)
+        linked = outcomes.linked(at.targets_N, aligned.teacher_ids)
+        follows_k1 = outcomes.place[aligned.teacher_ids].clamp(min=0)[:, None]
+        follows = seen.logp_at(follows_k1, outcomes.width, 1.0)[:, 0]
+        value = value + mass * torch.where(linked, follows, 0.0)
+        # outcomes have the total of the tokens: these need no sums of their own
+        value = value + seen.log_total(seen.logits_NV.shape[1], 1.0) - at.logits_at(at.targets_N[:, None])[:, 0]
+        if every:
+            return value
+        left = student.at((~has).nonzero()[:, 0])
+        missed = -left.logp_at(left.targets_N[:, None], self.student_width, 1.0)[:, 0]
+        return _spread(value, has, 0.0) + _spread(missed, ~has, 0.0)
 
-    def _compared(self, logp_kW: Tensor, aligned: AlignedTokens, reached: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (k,) the divergence of the teacher from log Q, and (k,) the teacher's mass that is `reached`."""
+    def _compared(self, student: StudentScores, aligned: AlignedTokens, outcomes: Outcomes) -> tuple[Tensor, Tensor]:
+        """Return (k,) the divergence of the teacher from Q, and (k,) the teacher's mass that has an outcome.
+
+        Args:
+            student: over the outcomes.
+        """
         raise NotImplementedError
 
     def _carried(self, student: StudentScores, aligned: AlignedTokens) -> tuple[Tensor, Tensor | None]:
@@ -115,9 +126,9 @@ class _Transport(TokenTerm):
         return self._on[device]
 
     def _outcomes(self, device: torch.device) -> Outcomes:
-        assert self._back is not None
+        assert self._kernel is not None
         if device not in self._outcomes_on:
-            self._outcomes_on[device] = Outcomes(self._back, device)
+            self._outcomes_on[device] = Outcomes(self._kernel, device)
         return self._outcomes_on[device]
 
     def _require_finite(self, carrier: Carrier) -> None:
@@ -192,18 +203,17 @@ class MeasuredTransport(_Transport, config=MeasuredTransportConfig):
             mass = None if mass is None else _spread(mass, aligned.has, 1.0)
         return student.distance(self._formula, teacher, temperature), mass
 
-    def _compared(self, logp_kW: Tensor, aligned: AlignedTokens, reached: Tensor) -> tuple[Tensor, Tensor]:
+    def _compared(self, student: StudentScores, aligned: AlignedTokens, outcomes: Outcomes) -> tuple[Tensor, Tensor]:
         temperature = self.settings.temperature
-        if self.samples is not None:
-            drawn = aligned.teacher.drawn(self.samples, self.teacher_width, temperature)
-            inside = reached[drawn.ids]
-            value = -logp_kW.gather(1, drawn.ids).masked_fill(~inside, 0.0).sum(dim=-1) / inside.sum(dim=-1).clamp(
-                min=1
-            )
-            return value - drawn.entropy_estimate, inside.float().mean(dim=-1)
-        logp = aligned.teacher.logp(self.teacher_width, temperature).masked_fill(~reached, -torch.inf)
-        mass = logp.logsumexp(dim=-1, keepdim=True)
-        return evaluate(self._formula, logp_kW, logp - mass), mass[:, 0].exp()
+        if self.samples is None:
+            teacher, mass = outcomes.of_teacher(probabilities(aligned.teacher, self.teacher_width, temperature))
+            return student.distance(self._formula, teacher, 1.0), mass
+        drawn = aligned.teacher.drawn(self.samples, self.teacher_width, temperature)
+        places = outcomes.place[drawn.ids]
+        inside = places >= 0
+        logp = student.logp_at(places.clamp(min=0), outcomes.width, 1.0).masked_fill(~inside, 0.0)
+        value = -logp.sum(dim=-1) / inside.sum(dim=-1).clamp(min=1)
+        return value - drawn.entropy_estimate, inside.float().mean(dim=-1)
 
     def _of_draws(
         self, student: StudentScores, aligned: AlignedTokens, carrier: Carrier, samples: int
@@ -245,12 +255,17 @@ class TopKTransport(_Transport, config=TopKTransportConfig):
         self._k = settings.k
         self.score_request = Top(settings.k, self.teacher_width, settings.temperature)
 
-    def _compared(self, logp_kW: Tensor, aligned: AlignedTokens, reached: Tensor) -> tuple[Tensor, Tensor]:
+    def _compared(self, student: StudentScores, aligned: AlignedTokens, outcomes: Outcomes) -> tuple[Tensor, Tensor]:
         top = aligned.teacher.top(self._k, self.teacher_width, self.settings.temperature)
+        places, logits = outcomes.place[top.ids], student.logits_NV[:, : outcomes.width]
+        inside = places >= 0
+        if not bool(inside.all()):  # to cells without mass, one for each of the k
+            cells = torch.arange(logits.shape[1], logits.shape[1] + self._k, device=logits.device)
+            places, logits = torch.where(inside, places, cells), pad(logits, (0, self._k), value=-torch.inf)
         ours, theirs = with_tail_cell(
-            student_logp=logp_kW,
-            kept_ids=top.ids,
-            kept_logp=top.logp.masked_fill(~reached[top.ids], -torch.inf),
+            student_logp=logits,
+            kept_ids=places,
+            kept_logp=top.logp.masked_fill(~inside, -torch.inf),
             tail_logmass=top.tail_logmass,
         )
         mass = theirs.logsumexp(dim=-1, keepdim=True)
@@ -269,6 +284,15 @@ class TopKTransport(_Transport, config=TopKTransportConfig):
         value = evaluate(self._formula, ours, (torch.cat([kept, tail], dim=-1) / mass).log())
         carried = None if carrier.complete else _spread(mass[:, 0], aligned.has, 1.0)
         return _spread(value, aligned.has, 0.0), carried
+
+
+def _kernel(
+    vocabularies: Vocabularies, settings: MeasuredTransportConfig | TopKTransportConfig
+) -> VocabularyProjection | None:
+    """Return the map that the form needs, of the student's tokens or of the teacher's; None: nothing was counted."""
+    if settings.form == "longest_prefix":
+        return vocabularies.prefixes
+    return (vocabularies.outcomes if settings.form == "outcomes" else vocabularies.kernel)(settings.prior)
 
 
 def _dense(ids_kK: Tensor, shares_kK: Tensor, width: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Carry the student's distribution to the teacher's tokens, as the rows show which of them begin where.
 
-Shape letters: N positions, V student vocabulary, W teacher vocabulary, E entries.
+Shape letters: k positions with a partner, V student vocabulary, W teacher vocabulary, G teacher ids that are reached.
 """
 
 from __future__ import annotations
@@ -10,40 +10,57 @@ import torch
 from torch import Tensor
 
 from distillab.alignment.projection import VocabularyProjection
-from distillab.objectives.carried import LEAST_SUM, NO_MASS, Carrier
+from distillab.divergences.fused import Probabilities
+from distillab.objectives.grouped import Links
 
 
 class Outcomes:
     """L(v | u) on a device: Q(v) = Σ_u q(u) L(v | u), the student's probability of the teacher's next token.
 
+    Outcomes are the teacher ids v that some u is carried to, in their order; if some u are carried nowhere, one more.
+
     Args:
         kernel: `TransportCounts.outcomes`.
         device: of the distributions.
+
+    Attributes:
+        links: from the student's ids to the outcomes.
+        width: G.
+        place: (W,) int64 the outcome of each teacher id; -1: it is not reached.
     """
 
     def __init__(self, kernel: VocabularyProjection, device: torch.device) -> None:
-        self._carrier = Carrier(kernel, device)
-        self._width = kernel.student_width
-        rows = np.repeat(np.arange(kernel.teacher_width), np.diff(kernel.row_ends))
-        self._pairs = torch.from_numpy(rows * self._width + kernel.student_ids).to(device)
-        self.reached = self._carrier.reached
+        sizes = np.diff(kernel.row_ends)
+        students = np.repeat(np.arange(kernel.teacher_width), sizes)
+        pairs = students * kernel.student_width + kernel.student_ids
+        order = np.argsort(kernel.student_ids, kind="stable")
+        nowhere = np.flatnonzero(sizes == 0)
+        teachers, outcomes = np.unique(kernel.student_ids, return_inverse=True)
+        self.width = len(teachers)
+        place = np.full(kernel.student_width, -1, dtype=np.int64)
+        place[teachers] = np.arange(len(teachers))
+        arrays = (
+            np.append(students[order], nowhere),
+            np.append(outcomes[order], np.full(len(nowhere), self.width)),
+            np.append(kernel.weights[order], np.ones(len(nowhere), np.float32)),
+            *(place, pairs, teachers),
+        )
+        ids, reached, weights, self.place, self._pairs, self._teachers = (
+            torch.from_numpy(array).to(device) for array in arrays
+        )
+        self._left = (self.place < 0).nonzero()[:, 0]
+        self.links = Links(ids, reached, kernel.teacher_width, weights)
 
-    def logp(self, logp_NV: Tensor) -> Tensor:
-        """Return (N, W) log Q, normalised, with a gradient; −10⁴ for tokens that the student is not carried to.
-
-        Below 10⁻³⁵ a probability is computed in log space.
-        """
-        prob = self._carrier.prob(logp_NV.exp())
-        total = prob.sum(dim=-1, keepdim=True).log()
-        # no gradient where it is clamped: those rows are replaced
-        logp = prob.clamp(min=LEAST_SUM).log()
-        lost = ((prob < LEAST_SUM) & self.reached).any(dim=-1).nonzero()[:, 0]
-        if lost.numel():
-            logp = logp.index_copy(0, lost, self._carrier.kernel.project(logp_NV[lost]).logp)
-        return (logp - total).masked_fill(~self.reached, NO_MASS)
+    def of_teacher(self, teacher: Probabilities) -> tuple[Probabilities, Tensor]:
+        """Return the teacher's (k, W) distribution over the outcomes alone, normalised, and (k,) their mass before."""
+        if not self._left.numel():
+            return teacher, teacher.logits.new_ones(teacher.logits.shape[0])
+        kept = Probabilities(teacher.logits.index_select(1, self._teachers))
+        odds = (teacher.logits.index_select(1, self._left) - kept.log_total).logsumexp(dim=-1)
+        return kept, odds.neg_().sigmoid_()
 
     def linked(self, student_ids: Tensor, teacher_ids: Tensor) -> Tensor:
-        """Return (N,) bool, L(v | u) > 0 for (N,) u and v."""
-        pairs = student_ids * self._width + teacher_ids
+        """Return (k,) bool, L(v | u) > 0 for (k,) u and v."""
+        pairs = student_ids * self.place.shape[0] + teacher_ids
         places = torch.searchsorted(self._pairs, pairs).clamp(max=self._pairs.shape[0] - 1)
         return self._pairs[places] == pairs

@@ -25,10 +25,18 @@ from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.batch import TokenBatch
 from distillab.models.heads import OutputHead
 from distillab.models.scoring import scored_count
+from distillab.objectives.grouped import Links, summed
 from distillab.records import ACCESS_ORDER, AccessLevel
 from distillab.teachers.aligned import AlignedTokens
 from distillab.teachers.protocol import SignalSource
-from distillab.teachers.signals import NextTokens, ScoreRequest, SignalRequest, TeacherSignal, log_probabilities
+from distillab.teachers.signals import (
+    NextTokens,
+    ScoreRequest,
+    SignalRequest,
+    TeacherSignal,
+    log_probabilities,
+    scaled_logits,
+)
 
 TeacherScores = NextTokens | AlignedTokens
 
@@ -58,6 +66,25 @@ class StudentScores:
     def distance(self, formula: Formula, teacher: Probabilities, temperature: float) -> Tensor:
         """Return (N,) values of a divergence from the teacher's distribution, over as many ids as that has."""
         return evaluate(formula, self.logp(teacher.logits.shape[1], temperature), teacher.logp)
+
+    def log_total(self, width: int, temperature: float) -> Tensor:
+        """Return (N,) what the logits of the first `width` ids, divided by the temperature, exceed `logp` by."""
+        return scaled_logits(self.logits_NV, width, temperature).logsumexp(dim=-1)
+
+    def logits_at(self, ids_NK: Tensor) -> Tensor:
+        """Return (N, K) logits of some ids."""
+        return self.logits_NV.gather(1, ids_NK).float()
+
+    def at(self, rows: Tensor) -> StudentScores:
+        """Return the scores at some positions (n,)."""
+        return self._made(self.logits_NV.index_select(0, rows), self.targets_N[rows])
+
+    def carried(self, links: Links, temperature: float) -> StudentScores:
+        """Return the scores of the outcomes of `links`, at that temperature: it is 1 for what is read of them."""
+        return self._made(summed(scaled_logits(self.logits_NV, links.width, temperature), links), self.targets_N)
+
+    def _made(self, logits: Tensor, targets: Tensor) -> StudentScores:
+        return StudentScores(logits, targets)
 
 
 class Term:

@@ -28,6 +28,12 @@ class _Reads:
     temperature: float
     some: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     distances: list[tuple[Tensor, Evaluated]] = field(default_factory=list)
+    totals: list[Tensor] = field(default_factory=list)
+
+    @property
+    def ends(self) -> list[Tensor]:
+        """The numbers that were read."""
+        return [*self.totals, *(end for end, _ in (*self.some, *self.distances))]
 
     def scaled(self, given: Mapping[Tensor, Tensor]) -> list[tuple[Evaluated, Tensor]]:
         """Return the divergences that count, each with the factor (N, 1) of its slope."""
@@ -50,6 +56,9 @@ class _Reads:
         for found, factor in self.scaled(given):
             slope = found.slope * factor if slope is None else slope.addcmul_(found.slope, factor)
             of_q -= found.sums() * factor
+        for end in self.totals:
+            if end in given:
+                of_q += given[end][:, None] / self.temperature
         some = [(ids, given[end] / self.temperature) for end, ids in self.some if end in given]
         for _, at in some:
             of_q -= at.sum(dim=-1, keepdim=True)
@@ -61,9 +70,14 @@ class _Reads:
 
 @dataclass(frozen=True)
 class TileScores(StudentScores):
-    """The student's scores in a tile. Other reads than these two are differentiated by torch."""
+    """The student's scores in a tile. Other reads than these are differentiated by torch.
+
+    `_further`: scores that were made of these, and their logits with what leads back to these.
+    """
 
     _reads: dict[tuple[int, float], _Reads] = field(default_factory=dict, repr=False, compare=False)
+    _logits: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False, compare=False)
+    _further: list[tuple[TileScores, Tensor]] = field(default_factory=list, repr=False, compare=False)
 
     def logp_at(self, ids_NK: Tensor, width: int, temperature: float) -> Tensor:
         """Return (N, K) log-probabilities of some ids."""
@@ -78,6 +92,22 @@ class TileScores(StudentScores):
         found = evaluated(formula, reads.student, teacher)
         reads.distances.append((found.value.requires_grad_(), found))
         return found.value
+
+    def log_total(self, width: int, temperature: float) -> Tensor:
+        """Return (N,) what the logits of the first `width` ids, divided by the temperature, exceed `logp` by."""
+        reads = self._reads_of(width, temperature)
+        reads.totals.append(reads.student.log_total[:, 0].clone().requires_grad_())
+        return reads.totals[-1]
+
+    def logits_at(self, ids_NK: Tensor) -> Tensor:
+        """Return (N, K) logits of some ids."""
+        self._logits.append((self.logits_NV.detach().gather(1, ids_NK).float().requires_grad_(), ids_NK))
+        return self._logits[-1][0]
+
+    def _made(self, logits: Tensor, targets: Tensor) -> StudentScores:
+        made = TileScores(logits.detach().requires_grad_(), targets)
+        self._further.append((made, logits))
+        return made
 
     def _reads_of(self, width: int, temperature: float) -> _Reads:
         key = (width, temperature)
@@ -99,26 +129,49 @@ class TileScores(StudentScores):
         if not total.requires_grad:  # all terms are span terms on other positions
             out.zero_()
             return None
-        ends = [end for reads in self._reads.values() for end, _ in (*reads.some, *reads.distances)]
-        found: Sequence[Tensor | None] = torch.autograd.grad(total, [*ends, self.logits_NV], allow_unused=True)
-        given = {end: gradient for end, gradient in zip(ends, found[:-1], strict=True) if gradient is not None}
-        of_logits = found[-1]
-        counting = [
-            reads for reads in self._reads.values() if any(end in given for end, _ in (*reads.some, *reads.distances))
-        ]
-        if of_logits is None and self.logits_NV is leaf and out.dtype == torch.float32 and len(counting) == 1:
+        ends = self._ends()
+        found: Sequence[Tensor | None] = torch.autograd.grad(total, ends, allow_unused=True)
+        given = {end: gradient for end, gradient in zip(ends, found, strict=True) if gradient is not None}
+        counting = self._counting(given)
+        plain = self.logits_NV is leaf and self.logits_NV not in given and not self._logits and not self._further
+        if plain and out.dtype == torch.float32 and len(counting) == 1:
             (reads,) = counting
             if reads.student.prob.shape == out.shape:
                 return self._write_alone(reads, given, out)
-        kind = torch.promote_types(self.logits_NV.dtype, torch.float32)
-        gradient = torch.zeros_like(out, dtype=kind) if of_logits is None else of_logits.to(kind)
-        for reads in counting:
-            part = reads.gradient(given, None)
-            gradient[:, : part.shape[1]] += part
+        gradient = self._gradient(given)
         if self.logits_NV is not leaf:
             (gradient,) = torch.autograd.grad(self.logits_NV, leaf, gradient.to(self.logits_NV.dtype))
         out.copy_(gradient)
         return None
+
+    def _counting(self, given: Mapping[Tensor, Tensor]) -> list[_Reads]:
+        return [reads for reads in self._reads.values() if any(end in given for end in reads.ends)]
+
+    def _ends(self) -> list[Tensor]:
+        """Return all that the gradient is computed from."""
+        ends = [end for reads in self._reads.values() for end in reads.ends]
+        ends += [self.logits_NV, *(end for end, _ in self._logits)]
+        return ends + [end for made, _ in self._further for end in made._ends()]
+
+    def _gradient(self, given: Mapping[Tensor, Tensor]) -> Tensor:
+        """Return (N, V) the gradient with respect to the logits."""
+        kind = torch.promote_types(self.logits_NV.dtype, torch.float32)
+        parts = [reads.gradient(given, None) for reads in self._counting(given)]
+        if self.logits_NV in given:
+            parts.append(given[self.logits_NV].to(kind))
+        for made, logits in self._further:
+            if any(end in given for end in made._ends()):
+                parts.append(torch.autograd.grad(logits, self.logits_NV, made._gradient(given).to(logits.dtype))[0])
+        if parts and parts[0].shape == self.logits_NV.shape:
+            gradient, *parts = parts
+        else:
+            gradient = torch.zeros_like(self.logits_NV, dtype=kind)
+        for part in parts:
+            gradient[:, : part.shape[1]] += part
+        for end, ids in self._logits:
+            if end in given:
+                gradient.scatter_add_(1, ids, given[end].to(gradient.dtype))
+        return gradient
 
     def _write_alone(self, reads: _Reads, given: Mapping[Tensor, Tensor], out: Tensor) -> Tensor | None:
         distances = reads.scaled(given)
