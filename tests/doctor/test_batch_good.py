@@ -121,7 +121,9 @@ def test_labels_of_an_encoder_decoder_are_no_error(materials):
     assert ("warning", "answer-at-prompt-positions") in said(audit_batch(batch, tokenizer))
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_any_good_choice_of_rows_has_no_error(world_of, read_once, data):
     world = world_of(data.draw(st.sampled_from(TOKENIZERS)))
@@ -142,7 +144,9 @@ def test_any_good_choice_of_rows_has_no_error(world_of, read_once, data):
     assert errors == (["all-masked-rows"] if every else [])
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_integers_of_any_kind_are_judged_and_never_crash(world_of, read_once, data):
     world = world_of("tok512")

@@ -247,7 +247,9 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(rows=ROWS)
 @example(rows=[{"step": 1, "loss": 2e-136, "eval_loss": 8e187}])  # their ratio is no number above zero
 @example(rows=[{"step": 0, "loss": math.inf}, {"step": 0, "loss": 0.0, "grad_norm": math.inf}])  # one brings the other
