@@ -124,7 +124,7 @@ def study_recipe(
     return StudyRecipe(
         title="Across tokenizers, on real tokenizers and real text",
         student=StudentConfig(
-            path=str(_shape(output / "shape", width=64, layers=2, ids=ids)),
+            path=str(shape(output / "shape", width=64, layers=2, ids=ids)),
             tokenizer=str(tokenizer),
             init="random",
         ),
@@ -170,7 +170,7 @@ def _train_teacher(output: Path, data: dict[str, Path], tokenizer: Path, steps: 
         RunRecipe(
             name=f"teacher-{tokenizer.name}",
             student=StudentConfig(
-                path=str(_shape(output.parent / "shapes" / output.name, width=128, layers=4, ids=_IDS[tokenizer.name])),
+                path=str(shape(output.parent / "shapes" / output.name, width=128, layers=4, ids=_IDS[tokenizer.name])),
                 tokenizer=str(tokenizer),
                 init="random",
             ),
@@ -185,7 +185,7 @@ def _train_teacher(output: Path, data: dict[str, Path], tokenizer: Path, steps: 
     )
 
 
-def _shape(folder: Path, *, width: int, layers: int, ids: int) -> Path:
+def shape(folder: Path, *, width: int, layers: int, ids: int) -> Path:
     """A folder with the config.json of a small Llama."""
     if not (folder / "config.json").exists():
         LlamaConfig(
