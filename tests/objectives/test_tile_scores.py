@@ -25,6 +25,7 @@ from distillab.models.heads import OutputHead
 from distillab.objectives import build_objective
 from distillab.objectives.chunked_loss import ChunkedLoss
 from distillab.objectives.drawn import Drawn
+from distillab.objectives.tile_scores import TileScores
 from distillab.teachers.signals import FullLogits
 from tests.divergences.members import Member, each_member
 
@@ -126,6 +127,20 @@ def test_what_follows_the_product_is_differentiated(finish: dict[str, float], al
     factors = [0.7, 0.4][: len(terms)]
     of = _logits(student_width=SHARED)
     _compare(_ours(of, terms, factors, **finish), _expected(of, terms, factors, **finish))
+
+
+def test_a_divergence_beside_the_total_of_the_same_logits() -> None:
+    """One divergence alone leaves a factor to the caller; with a further number of the same softmax it is no factor."""
+    student, teacher, targets = _logits(student_width=W)
+    leaf, exact = student.clone().requires_grad_(), student.double().requires_grad_()
+    scores = TileScores(leaf, targets)
+    total = scores.distance(forward_formula, Probabilities(teacher), 2.0).sum() + 0.3 * scores.log_total(W, 2.0).sum()
+    out = torch.empty_like(student)
+    assert scores.write_gradient(total, leaf, out) is None
+    logp = (exact / 2.0).log_softmax(-1)
+    values = divergence("forward_kl", {})(student_logp=logp, teacher_logp=teacher.double().log_softmax(-1))
+    (expected,) = torch.autograd.grad(values.sum() + 0.3 * (exact / 2.0).logsumexp(-1).sum(), exact)
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -175,7 +175,7 @@ class TileScores(StudentScores):
 
     def _write_alone(self, reads: _Reads, given: Mapping[Tensor, Tensor], out: Tensor) -> Tensor | None:
         distances = reads.scaled(given)
-        if len(distances) == 1 and not any(end in given for end, _ in reads.some):
+        if len(distances) == 1 and sum(end in given for end in reads.ends) == 1:
             # one pass less: the caller can multiply rows of a narrower matrix
             ((found, factor),) = distances
             torch.addcmul(found.slope, reads.student.prob, found.sums(), value=-1.0, out=out)
