@@ -96,7 +96,8 @@ check: $(STAMP) ## ruff, types, import layers, doctests, links in the docs
 prove: $(STAMP) ## wrong versions of the code, each of which a named test must catch; whole notebooks, the pages of commands, memory of runs (about 7 minutes)
 	@$(BIN)/python scripts/mutants.py
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -q tests/api/prove_notebooks.py \
-		tests/project/prove_start_pages.py tests/project/prove_scale.py tests/preflight/prove_memory.py
+		tests/project/prove_start_pages.py tests/project/prove_scale.py tests/preflight/prove_memory.py \
+		tests/runs/prove_launchers.py tests/training/prove_parallel.py
 
 # It pins other versions than distillab's own environment.
 $(SERVED)/.setup-done: constraints/served.txt | $(STAMP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ import pytest
 import transformers
 
 import distillab as dl
+from tests.processes import Forked, ended
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+COMMAND = """subprocess.run(
+    [sys.executable, "-m", "distillab.cli.main", "cache", "build", "recipe.yaml"], capture_output=True, text=True
+)"""
 
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory")  # transformers' default, where there is no GPU
@@ -47,21 +52,30 @@ def code_cells(path: Path) -> list[str]:
     return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
+def cache_built() -> subprocess.CompletedProcess[str]:
+    """The command of the notebook, in a process that has all imported."""
+    code, err = ended(Forked("distillab.cli.main", "cache", "build", "recipe.yaml", folder=Path.cwd()))
+    return subprocess.CompletedProcess(COMMAND, code, stderr=err)
+
+
 @pytest.mark.filterwarnings("ignore:.*pin_memory")  # as above
 @pytest.mark.parametrize(
     ("name", "fewer"),
     [
-        ("own_loop", {"range(30)": "range(4)"}),
+        (
+            "own_loop",
+            {"range(30)": "range(4)", COMMAND: "cache_built()"},
+        ),
         ("quickstart", {"steps=250": "steps=4", "steps=150": "steps=4", '"teacher", 3000': '"teacher", 900'}),
     ],
 )
 def test_a_notebook_runs(name: str, fewer: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With few steps, in this process; `make prove` runs both as they stand, in a kernel."""
+    """With few steps, and its command in a fork; `make prove` runs both as they stand, in a kernel."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
     cells = code_cells(ROOT / "examples" / f"{name}.ipynb")
     assert all("".join(cells).count(written) == 1 for written in fewer)
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"cache_built": cache_built}
     for cell in cells:
         for written, here in fewer.items():
             cell = cell.replace(written, here)

@@ -7,6 +7,7 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -18,7 +19,7 @@ HEAVY = ("torch", "transformers", "datasets", "numpy", "pandas")
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    code = f"import sys, distillab; print([name for name in {HEAVY!r} if name in sys.modules])"
+    code = f"import sys, distillab.doctor; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -34,15 +35,16 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = dl.distil_all
 
 
-def test_editors_see_every_name() -> None:
+@pytest.mark.parametrize(("package", "others"), [(dl, {"__version__"}), (dl.doctor, set())], ids=["", "doctor"])
+def test_editors_see_every_name(package: ModuleType, others: set[str]) -> None:
     """The imports under TYPE_CHECKING are those that `__getattr__` makes."""
-    tree = ast.parse(Path(dl.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(str(package.__file__)).read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {alias.name: node.module for node in block.body for alias in node.names}  # type: ignore[attr-defined]
-    assert {*seen, "__version__"} == set(dl.__all__)
+    assert {*seen} | others == set(package.__all__) <= set(dir(package))
     for name, module in seen.items():
         found = getattr(importlib.import_module(str(module)), name, None)
-        assert getattr(dl, name) is (found or sys.modules[f"{module}.{name}"])
+        assert getattr(package, name) is (found or sys.modules[f"{module}.{name}"])
 
 
 def test_every_term_is_a_name_of_terms() -> None:

@@ -15,7 +15,7 @@ from distillab.cache.verify import verify
 from tests.cli.conftest import Run
 from tests.processes import ONE_THREAD, Forked, ended, start_distillab, wait_for
 
-CHAINS, KILLS = 5, 4  # caches, and how often the build of each is killed: 20 instants
+CHAINS, KILLS = 3, 4  # caches, and how often the build of each is killed: 12 instants
 KINDS = [
     {"kind": "top_k", "k": 8},
     {"kind": "sampled", "draws": 20},

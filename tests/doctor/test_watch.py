@@ -13,7 +13,7 @@ from tests.doctor.batch_samples import Batch, World, WorldOf
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, default_data_collator
 
 from distillab.doctor import Watch, watch
-from distillab.doctor.watch import check_model_tokenizer
+from distillab.doctor.watching import check_model_tokenizer
 from distillab.errors import ConfigError, FaultFound
 from distillab.pairing.loading import load_tokenizer
 

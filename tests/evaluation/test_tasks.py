@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from distillab.config.evaluation import EvaluationConfig, EvaluationTask
 from distillab.config.run import RunRecipe
 from distillab.config.study import StudyRecipe
 from distillab.errors import ConfigError, DataError, DistillabError
-from distillab.evaluation.tasks import evaluate_tasks
+from distillab.evaluation.tasks import _tasks_of_the_harness, evaluate_tasks
 from distillab.records import StudyResults, read_record
 from distillab.report.build import write_report
 from distillab.runs.inputs import load_inputs
@@ -279,11 +280,22 @@ def test_missing_rows_and_answers_that_do_not_fit(tiny_world: dict[str, Any], tm
         inputs(write(), student={**tiny_world["student"], "parallel": {"fsdp": 2}})
 
 
+@pytest.fixture
+def one_folder_of_the_harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The harness finds the tasks of one of its folders: of all, it reads 15,000 files for 6 CPU seconds."""
+    import lm_eval.tasks.manager
+
+    shutil.copytree(Path(lm_eval.tasks.manager.__file__).parent / "gsm8k", tmp_path / "harness" / "gsm8k")
+    monkeypatch.setattr(lm_eval.tasks.manager, "__file__", str(tmp_path / "harness" / "manager.py"))
+    _tasks_of_the_harness.cache_clear()
+    yield
+    _tasks_of_the_harness.cache_clear()
+
+
+@pytest.mark.usefixtures("one_folder_of_the_harness")
 def test_names_are_the_harness_s_own_and_need_their_data_set(
     tiny_world: dict[str, Any], tmp_path: Path, write: Write
 ) -> None:
-    """In one test of 6 CPU seconds, because the harness reads 15,000 files for its names."""
-
     def error(name: str) -> DistillabError:
         base = {key: value for key, value in tiny_world.items() if key != "seeds"}
         evaluation = {**base["evaluation"], "tasks": [{"task": name}]}

@@ -1,5 +1,4 @@
-"""The commands of docs/parallel.md that start a run on several processes, and the file for Slurm; plain torchrun is in
-tests/runs."""
+"""Two of the commands of docs/parallel.md that start a run on several processes; the others are in `tests/runs`."""
 
 from __future__ import annotations
 
@@ -7,12 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.conftest import ROOT
 from tests.processes import ONE_THREAD, Forked, ended
-from tests.runs.test_processes import write_recipe
 
 NODES = ("--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=7", "--rdzv_endpoint=127.0.0.1:{port}")
 # two tasks on one node; as Slurm's srun, it ends with the highest exit code
@@ -27,17 +24,6 @@ SCONTROL = '#!/bin/bash\n[ "$1" = show ] && echo 127.0.0.1 || echo "$@" >> {log}
 
 
 pytestmark = pytest.mark.timeout(1200)
-
-
-def test_accelerate_trains_on_two_processes(tiny_world: dict[str, Any], tmp_path: Path) -> None:
-    training = {"steps": 2, "evaluate_every": 2}
-    recipe = write_recipe(tiny_world, tmp_path, "run", method="sft", training=training)
-    words = ("--multi_gpu", "--num_processes=2", "-m", "distillab.cli.main", "train", str(recipe))
-    environment = ONE_THREAD | {"ACCELERATE_USE_CPU": "true"}
-    code, err = ended(Forked("accelerate.commands.launch", *words, environment=environment))
-    assert code == 0, err
-    assert "process 0 of 2" in err and "process 1 of 2" in err, err
-    assert (tmp_path / "run" / "run.json").exists()
 
 
 def test_two_launchers_start_one_run_as_on_two_machines() -> None:

@@ -11,20 +11,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.processes import Forked, ended
 
 ROOT = Path(__file__).resolve().parents[2]
-# importing the libraries takes most of the time
-IN_TURN = """
+END = "-- the end of a command --"
+# as the installed command, in a process that has the libraries imported: that takes most of the time
+IN_TURN = f"""
 import json, sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "distillab"]:
+    del sys.modules[name]
+installed, commands = sys.argv[1:]
+sys.path.insert(0, installed)
 from distillab.cli.main import main
-for words in json.loads(sys.argv.pop()):
+assert main.__code__.co_filename.startswith(installed), main.__code__
+for words in json.loads(commands):
     sys.argv[1:] = words
     try:
         main()
     except SystemExit as end:
         assert not end.code, (words, end.code)
+    print({END!r})
 """
-Command = Callable[..., subprocess.CompletedProcess[str]]
+Commands = Callable[[list[list[str]]], list[str]]
 
 
 def _python(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -62,10 +70,15 @@ def installed(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def distillab(installed: Path, tmp_path: Path) -> Command:
-    """Call the command of the installed wheel in an empty folder."""
-    script = str(installed / "bin" / "distillab")
-    return lambda *words: _python(script, *words, cwd=tmp_path, PYTHONPATH=str(installed))
+def in_turn(installed: Path, tmp_path: Path) -> Commands:
+    """Call commands of the installed wheel in an empty folder; returns what each has printed."""
+
+    def call(commands: list[list[str]]) -> list[str]:
+        process = Forked("tests.given_code", IN_TURN, str(installed), json.dumps(commands), folder=tmp_path)
+        assert ended(process) == (0, "")
+        return process.written("stdout").split(END)[:-1]
+
+    return call
 
 
 def test_the_sdist_holds_the_repository(sdist: Path) -> None:
@@ -90,44 +103,39 @@ def test_the_installed_package_is_the_one_that_runs(installed: Path, tmp_path: P
     assert Path(done.stdout.strip()) == installed / "distillab" / "__init__.py"
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["--help"], "recipes"),
-        (["recipes"], "real-small"),
-        (["schema", "run"], '"$schema"'),
-        (["doctor", "explain", "prompt-in-loss"], "What else to do"),
-        (["demo", "--help"], "toy world"),
-    ],
-    ids=("help", "recipes", "schema", "explain", "demo"),
+COMMANDS = (
+    (["--help"], "recipes"),
+    (["recipes"], "real-small"),
+    (["schema", "run"], '"$schema"'),
+    (["doctor", "explain", "prompt-in-loss"], "What else to do"),
+    (["demo", "--help"], "toy world"),
 )
-def test_commands_that_read_files_of_the_package(words: list[str], expected: str, distillab: Command) -> None:
-    done = distillab(*words)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert expected in done.stdout
+
+
+def test_commands_that_read_files_of_the_package(in_turn: Commands) -> None:
+    printed = in_turn([words for words, _ in COMMANDS])
+    assert all(expected in one for (_, expected), one in zip(COMMANDS, printed, strict=True)), printed
+
+
+def test_the_command_is_installed(installed: Path, tmp_path: Path) -> None:
+    done = _python(str(installed / "bin" / "distillab"), "--help", cwd=tmp_path, PYTHONPATH=str(installed))
+    assert (done.returncode, done.stderr) == (0, "") and "recipes" in done.stdout
 
 
 def test_a_recipe_is_copied_and_checked_and_one_is_written(
-    installed: Path, tmp_path: Path, materials: Path, monkeypatch: pytest.MonkeyPatch
+    in_turn: Commands, tmp_path: Path, materials: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISTILLAB_MATERIALS", str(materials))
     models = materials / "models"
     pair = ["--teacher", str(models / "bitllama-3M-tok512"), "--student", str(models / "stories260K-tok512")]
     rows = ["--data", str(materials / "text" / "self-instruct" / "seed_tasks.jsonl"), "--device", "cpu"]
-    done = _python(
-        "-c",
-        IN_TURN,
-        json.dumps(
-            [
-                ["recipes", "copy", "minimal"],
-                ["train", "minimal.yaml", "--dry-run"],
-                ["init", "mine.yaml", *pair, *rows],
-            ]
-        ),
-        cwd=tmp_path,
-        PYTHONPATH=str(installed),
+    in_turn(
+        [
+            ["recipes", "copy", "minimal"],
+            ["train", "minimal.yaml", "--dry-run"],
+            ["init", "mine.yaml", *pair, *rows],
+        ]
     )
-    assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {
         "minimal.yaml",
         "run.schema.json",

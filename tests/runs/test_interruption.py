@@ -19,7 +19,7 @@ from distillab.errors import StorageError
 from distillab.files import require_space
 from distillab.interruption import Interrupted, defer_interrupt, handle_signals, interrupt_requested
 from distillab.runs.run import execute
-from tests.processes import LIMIT_S, Forked, ended, start_distillab, start_python, steps_done, together, wait_for
+from tests.processes import LIMIT_S, Forked, ended, start_distillab, start_python, steps_done, wait_for
 
 
 def _write(tiny_world: dict[str, Any], folder: Path, output: str, *, checkpoint_every: int = 5, **changes: Any) -> Path:
@@ -155,25 +155,6 @@ def test_a_disk_without_room_is_refused_before_writing(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"(?s)no room for the checkpoint.*needed .*free .*resumes"):
         require_space(tmp_path / "not" / "yet", 1 << 60, what="the checkpoint")
     require_space(tmp_path, 1, what="a byte")
-
-
-def test_two_processes_of_one_run_stop_after_the_same_step_and_go_on(
-    tiny_world: dict[str, Any], tmp_path: Path
-) -> None:
-    recipe = _write(tiny_world, tmp_path, "run", checkpoint_every=60)
-    launch = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "distillab.cli.main", "train")
-    process = Forked(*launch, str(recipe))
-    wait_for(process, lambda: steps_done(tmp_path / "run") >= 3)
-    process.send_signal(signal.SIGTERM)
-    code, err = ended(process)
-    assert code != 0
-    (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
-    step = int(kept.name.removeprefix("checkpoint-"))
-    assert step == steps_done(tmp_path / "run") and f"run: step {step} of 60 is kept" in err, err
-    assert {"rng_state_0.pth", "rng_state_1.pth", "seal.json"} <= {path.name for path in kept.iterdir()}
-    for code, err in map(ended, together("distillab.cli.main", "train", str(recipe))):
-        assert code == 0, err
-    assert _steps(tmp_path / "run") == list(range(1, 61))
 
 
 def test_handlers_are_the_command_lines_alone_and_leave_nothing_behind() -> None:

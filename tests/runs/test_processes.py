@@ -139,9 +139,12 @@ def test_a_run_resumes_where_its_folder_was_moved(tiny_world: dict[str, Any], tm
     processes[1].send_signal(signal.SIGUSR1)  # one is told, all stop after the same step
     results = [ended(one) for one in processes]
     assert [code for code, _ in results] == [143, 138], results
+    (kept,) = (here / "broken" / "checkpoints").iterdir()
+    assert {"rng_state_0.pth", "rng_state_1.pth", "seal.json"} <= {path.name for path in kept.iterdir()}
+    assert kept.name == f"checkpoint-{steps_done(here / 'broken')}"
     moved = tmp_path / "elsewhere"
     here.rename(moved)
-    assert not (moved / "broken" / "run.json").exists() and any((moved / "broken" / "checkpoints").iterdir())
+    assert not (moved / "broken" / "run.json").exists()
     assert [code for code, _ in map(ended, start("broken", moved))] == [0, 0]
     assert torch.equal(weights(moved / "broken"), weights(moved / "whole"))
     assert steps_done(moved / "broken") == 40

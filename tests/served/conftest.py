@@ -58,6 +58,13 @@ def tiny_server(tiny_world: dict[str, Any], tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
+def stories_server(materials: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server of a trained model with few tokens: a request takes a hundredth of `llama_server`'s."""
+    with llama_cpp(materials / "models" / "stories260K-tok512", tmp_path_factory.mktemp("stories_server")) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
 def llama_server(small_mistral: SmallMistral, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the server."""
     folder = tmp_path_factory.mktemp("llama_server")

@@ -24,7 +24,7 @@ PRICES = {"prompt": 2.0, "completion": 8.0}
 @pytest.fixture
 def recipe(materials: Path, tmp_path: Path) -> Recipe:
     """Write a recipe of a run on answers; returns its path."""
-    model = str(materials / "models" / "smallmistral-stories")
+    model = str(materials / "models" / "stories260K-tok512")
     rows = [{"prompt": f"Once upon a time {name} said", "answer": " hello."} for name in NAMES]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -62,10 +62,10 @@ def losses(run: Path) -> list[float]:
 
 
 def test_training_on_tokens_of_a_server_is_training_on_those_of_the_weights(
-    recipe: Recipe, llama_server: str, materials: Path, tmp_path: Path
+    recipe: Recipe, stories_server: str, materials: Path, tmp_path: Path
 ) -> None:
-    model = str(materials / "models" / "smallmistral-stories")
-    served = recipe("served", teacher={"path": model, "server": {"url": llama_server, "prices": PRICES}})
+    model = str(materials / "models" / "stories260K-tok512")
+    served = recipe("served", teacher={"path": model, "server": {"url": stories_server, "prices": PRICES}})
     code, out, err = call("train", served)
     assert code == 0, err
     assert call("train", recipe("local"))[0] == 0
@@ -84,10 +84,10 @@ def test_training_on_tokens_of_a_server_is_training_on_those_of_the_weights(
 
 
 def test_a_chat_server_needs_no_folder(
-    recipe: Recipe, tiny_world: dict[str, Any], llama_server: str, tmp_path: Path
+    recipe: Recipe, tiny_world: dict[str, Any], stories_server: str, tmp_path: Path
 ) -> None:
     recipe = partial(recipe, student=tiny_world["student"])
-    server = {"url": llama_server + "/v1", "model": "small"}
+    server = {"url": stories_server + "/v1", "model": "small"}
     drawn = {"max_new_tokens": 16, "keep_cut_off": True, "batch_size": 4, "sample": True, "answers_per_prompt": 2}
     built = recipe("run", teacher={"server": server}, teacher_answers=drawn)
     code, out, err = call("cache", "build", built)

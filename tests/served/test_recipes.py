@@ -27,7 +27,7 @@ Recipe = Callable[..., str]
 @pytest.fixture
 def recipe(materials: Path, tmp_path: Path) -> Recipe:
     """Write a recipe of a run; returns its path."""
-    model = str(materials / "models" / "smallmistral-stories")
+    model = str(materials / "models" / "stories260K-tok512")
     rows = [{"prompt": prompt, "answer": answer + f" {number}"} for number in range(4) for prompt, answer in TEXTS]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -53,14 +53,21 @@ def losses(run: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
+def require_close(run: Path, wanted: list[float]) -> None:
+    """The largest measured difference is 8.1e-5 of the loss, on the student's answers 1.1e-4."""
+    gaps = [abs(one / other - 1) for one, other in zip(losses(run), wanted, strict=True)]
+    print(f"{run.name}, three steps: the loss differs by {max(gaps):.1e} of it")
+    assert len(wanted) == 3 and max(gaps) < 3e-4
+
+
 def test_training_on_a_server_and_on_its_cache_is_training_on_the_weights(
-    recipe: Recipe, llama_server: str, materials: Path, tmp_path: Path
+    recipe: Recipe, stories_server: str, materials: Path, tmp_path: Path
 ) -> None:
-    model = str(materials / "models" / "smallmistral-stories")
-    served = recipe("served", teacher={"path": model, "server": {"url": llama_server}})
+    model = str(materials / "models" / "stories260K-tok512")
+    served = recipe("served", teacher={"path": model, "server": {"url": stories_server}})
     code, out, err = call("cache", "build", served)
     assert code == 0, err
-    assert "smallmistral-stories-served" in out and "top_k" in out
+    assert "stories260K-tok512-served" in out and "top_k" in out
     answers = (tmp_path / "served" / "served" / "served.answers").stat().st_size
     probed = (tmp_path / "served" / "served" / "probe.json").stat()
     assert call("train", served)[0] == 0
@@ -72,12 +79,10 @@ def test_training_on_a_server_and_on_its_cache_is_training_on_the_weights(
     # "auto" would read the weights in bfloat16, as their configuration says
     assert call("train", recipe("local", teacher={"path": model, "dtype": "float32"}))[0] == 0
     wanted = losses(tmp_path / "local")
-    assert len(wanted) == 3
-    # the largest difference that was measured is 3.2e-5 of the loss, for both
-    assert losses(tmp_path / "served") == pytest.approx(wanted, rel=3e-4)
-    assert losses(tmp_path / "cached") == pytest.approx(wanted, rel=3e-4)
+    require_close(tmp_path / "served", wanted)
+    require_close(tmp_path / "cached", wanted)
     text = (tmp_path / "served" / "run.json").read_text()
-    assert "smallmistral-stories-served" in text and "teacher is behind a server" in text
+    assert "stories260K-tok512-served" in text and "teacher is behind a server" in text
     (found,) = json.loads(text)["servers"]
     assert found["dialect"] == "llama_cpp" and all(check["passed"] is not False for check in found["checks"])
     engine = json.loads(next((tmp_path / "served" / "cache").rglob("identity.json")).read_text())["engine"]
@@ -85,37 +90,33 @@ def test_training_on_a_server_and_on_its_cache_is_training_on_the_weights(
 
 
 def test_the_most_likely_tokens_of_a_server_are_carried_over_as_those_of_the_weights(
-    recipe: Recipe, llama_server: str, materials: Path, tmp_path: Path
+    recipe: Recipe, stories_server: str, materials: Path, tmp_path: Path
 ) -> None:
     models = materials / "models"
-    teacher = str(models / "smallmistral-stories")
+    teacher = str(models / "stories260K-tok512")
     across = {
-        "student": {"path": str(models / "stories260K-tok512"), "init": "random"},
+        "student": {"path": str(models / "babyllama-tok105"), "init": "random"},
+        "data": {"train": {"path": str(tmp_path / "rows.jsonl")}, "max_tokens": 128},
         "terms": [{"kind": "top_k_transport", "k": 16}],
     }
-    served = recipe("served", teacher={"path": teacher, "server": {"url": llama_server}}, **across)
+    served = recipe("served", teacher={"path": teacher, "server": {"url": stories_server}}, **across)
     assert call("train", served)[0] == 0
     assert call("train", recipe("local", teacher={"path": teacher, "dtype": "float32"}, **across))[0] == 0
-    wanted = losses(tmp_path / "local")
-    assert len(wanted) == 3
-    assert losses(tmp_path / "served") == pytest.approx(wanted, rel=3e-4)
+    require_close(tmp_path / "served", losses(tmp_path / "local"))
 
 
 OWN = {"method": "on_policy", "answers": {"from": "student", "fraction": 0.5, "max_new_tokens": 8}}
 
 
 def test_what_a_student_writes_is_scored_as_by_the_weights(
-    recipe: Recipe, llama_server: str, materials: Path, tmp_path: Path
+    recipe: Recipe, stories_server: str, materials: Path, tmp_path: Path
 ) -> None:
-    model = str(materials / "models" / "smallmistral-stories")
+    model = str(materials / "models" / "stories260K-tok512")
     prices = {"prompt": 1, "completion": 1}
-    served = recipe("served", teacher={"path": model, "server": {"url": llama_server, "prices": prices}}, **OWN)
+    served = recipe("served", teacher={"path": model, "server": {"url": stories_server, "prices": prices}}, **OWN)
     assert call("train", served)[0] == 0
     assert call("train", recipe("local", teacher={"path": model, "dtype": "float32"}, **OWN))[0] == 0
-    wanted, found = losses(tmp_path / "local"), losses(tmp_path / "served")
-    gaps = [abs(one / other - 1) for one, other in zip(found, wanted, strict=True)]
-    print(f"three steps: the loss differs by {max(gaps):.1e} of it")
-    assert len(wanted) == 3 and max(gaps) < 3e-4
+    require_close(tmp_path / "served", losses(tmp_path / "local"))
     record = json.loads((tmp_path / "served" / "run.json").read_text())
     # one request a row at least: all are counted, what the student wrote is not kept
     assert record["cost"]["served"]["requests"] >= 3 * 4 and record["cost"]["served"]["money"] > 0

@@ -115,8 +115,9 @@ def test_with_all_entries_a_server_gives_whole_distributions_across_tokenizers_t
         methods = ("vocabulary_projection", "merged_spans", "span_likelihood")
         arms = [{"name": f"{method}-{n}", "method": method, "teacher": teacher}
                 for method in methods for n, teacher in enumerate(({"path": stranger}, served))]  # fmt: skip
-        data = {**tiny_world["data"], "train": {**tiny_world["data"]["train"], "limit": 24}}
-        recipe = study(tiny_world, tmp_path / "study", arms=["sft", *arms], seeds=[0], data=data)
+        data = {**tiny_world["data"], "train": {**tiny_world["data"]["train"], "limit": 8}}
+        few = {"data": data, "evaluation": {**tiny_world["evaluation"], "rows": 4, "generate_rows": 0}}
+        recipe = study(tiny_world, tmp_path / "study", arms=["sft", *arms], seeds=[0], **few)
         results = Study(recipe, reproduce="x").run()
     arms_by_name = {arm.name: arm for arm in results.arms}
     for method in methods:

@@ -31,6 +31,7 @@ class Run:
 
     def __init__(self, runs: Path, case: str, processes: int, *, stop: int = 0, resume: Path | None = None) -> None:
         self.folder = runs / f"{case}, {processes} processes, {resume.parts[-3] if resume else stop}"
+        self.processes = processes
         words = (case, str(stop), *([] if resume is None else [str(resume)]))
         self.result: dict[str, Any] = in_processes(WORKER, self.folder, *words, processes=processes)
         self.losses = [report["loss"] for report in self.result["reports"]]
@@ -63,12 +64,27 @@ def on_one_process(runs: Path, unbroken: dict[str, Run], case: str) -> Run:
     return unbroken[case]
 
 
+def require_equal(one: Run, several: Run, parts: int) -> None:
+    assert (one.result["world"], several.result["world"]) == (1, several.processes)
+    assert (one.result["parts"], several.result["parts"]) == (0, parts)
+    assert several.losses == pytest.approx(one.losses, rel=LIMIT)
+    assert distance(one.gradients, several.gradients) < LIMIT
+    assert distance(one.weights, several.weights) < LIMIT
+    shares = (run.result["reports"][0]["gradient_shares"] for run in (one, several))
+    assert next(shares) == pytest.approx(next(shares), rel=LIMIT)
+
+
+def require_exact_resumption(runs: Path, case: str) -> None:
+    whole, killed = Run(runs, case, 2), Run(runs, case, 2, stop=3)
+    resumed = Run(runs, case, 2, resume=killed.checkpoint)
+    assert resumed.losses == whole.losses[2:]
+    assert distance(whole.weights, resumed.weights) == 0
+
+
 @pytest.mark.parametrize(
     ("case", "parts", "processes"),
     [
         ("plain", 0, 2),
-        ("replicated groups", WEIGHTS, 2),
-        ("student and teacher", WEIGHTS, 2),
         ("tensor-parallel teacher", 0, 2),
         ("student and tensor-parallel teacher", WEIGHTS, 2),
         ("adapters on a divided student", WEIGHTS, 2),
@@ -78,22 +94,11 @@ def on_one_process(runs: Path, unbroken: dict[str, Run], case: str) -> Run:
 def test_several_processes_equal_one(
     runs: Path, unbroken: dict[str, Run], case: str, parts: int, processes: int
 ) -> None:
-    one, two = on_one_process(runs, unbroken, case), Run(runs, case, processes)
-    assert (one.result["world"], two.result["world"]) == (1, processes)
-    assert (one.result["parts"], two.result["parts"]) == (0, parts)
-    assert two.losses == pytest.approx(one.losses, rel=LIMIT)
-    assert distance(one.gradients, two.gradients) < LIMIT
-    assert distance(one.weights, two.weights) < LIMIT
-    shares = (run.result["reports"][0]["gradient_shares"] for run in (one, two))
-    assert next(shares) == pytest.approx(next(shares), rel=LIMIT)
+    require_equal(on_one_process(runs, unbroken, case), Run(runs, case, processes), parts)
 
 
-@pytest.mark.parametrize("case", ["student", "adapters on a divided student"])
-def test_a_divided_run_resumes_bit_exactly(runs: Path, case: str) -> None:
-    whole, killed = Run(runs, case, 2), Run(runs, case, 2, stop=3)
-    resumed = Run(runs, case, 2, resume=killed.checkpoint)
-    assert resumed.losses == whole.losses[2:]
-    assert distance(whole.weights, resumed.weights) == 0
+def test_a_divided_student_resumes_bit_exactly(runs: Path) -> None:
+    require_exact_resumption(runs, "student")
 
 
 @pytest.mark.parametrize(
