@@ -88,14 +88,14 @@ class Scope:
         wanted = _parsed(right)
         alone = len(wanted) == 1 and isinstance(wanted[0], ast.Expr)
         sought: list[ast.AST] = [wanted[0].value] if alone else list(wanted)
+        types, sources = list(map(type, sought)), list(map(ast.unparse, sought))
         places = []
         for node in _inside(self.node):
             blocks = [[node]] if alone else [value for _, value in ast.iter_fields(node) if isinstance(value, list)]
             for block in blocks:
                 for start in range(len(block) - len(sought) + 1):
                     here = block[start : start + len(sought)]
-                    same_types = list(map(type, here)) == list(map(type, sought))
-                    if same_types and list(map(ast.unparse, here)) == list(map(ast.unparse, sought)):
+                    if list(map(type, here)) == types and list(map(ast.unparse, here)) == sources:
                         places.append((here[0], here[-1]))
         return sorted(places, key=lambda place: (place[0].lineno, place[0].col_offset))
 

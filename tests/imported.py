@@ -10,6 +10,7 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 
 import distillab.cli.console
 import distillab.config.loader
+import distillab.evaluation.rouge
 import distillab.study.cache_build
 import distillab.study.study
 import distillab.teachers  # noqa: F401
