@@ -130,7 +130,7 @@ def test_programs_that_tests_start_heed_ctrl_c_also_where_the_tests_ignore_it() 
 
 
 def test_kill_9_while_the_teacher_answers_loses_nothing(tiny_world: dict[str, Any], tmp_path: Path) -> None:
-    answers = {"sample": True, "max_new_tokens": 24, "batch_size": 2, "keep_cut_off": True, "answers_per_prompt": 2}
+    answers = {"sample": True, "max_new_tokens": 12, "batch_size": 2, "keep_cut_off": True, "answers_per_prompt": 2}
     values = {"method": "seqkd", "teacher_answers": answers, "training": tiny_world["training"]}
     _finish(_write(tiny_world, tmp_path, "whole", **values))
     broken = _write(tiny_world, tmp_path, "broken", **values)

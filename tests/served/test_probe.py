@@ -37,14 +37,14 @@ def refused(server: FaultyServer, **settings: Any) -> list[str]:
     return [name for name, check in probed(server, **settings).items() if check.passed is False]
 
 
-def test_a_real_server_passes(llama_server: str, materials: Path) -> None:
-    model = str(materials / "models" / "smallmistral-stories")
-    code, out, err = call("teacher", "probe", llama_server, "--path", model, "--k", "8", "--weights")
+def test_a_real_server_passes(stories_server: str, materials: Path) -> None:
+    model = str(materials / "models" / "stories260K-tok512")
+    code, out, err = call("teacher", "probe", stories_server, "--path", model, "--k", "8", "--weights")
     assert code == 0, out + err
     lines = out.splitlines()
-    assert lines[0] == f"{llama_server}: llama_cpp" and "over 32 rows" in out
+    assert lines[0] == f"{stories_server}: llama_cpp" and "over 32 rows" in out
     assert sum(line.startswith("  ok ") for line in lines) == 9 and "NO" not in out
-    assert lines[-1] == f"teacher: {{path: {model}, server: {{url: {llama_server}, dialect: llama_cpp, k: 8}}}}"
+    assert lines[-1] == f"teacher: {{path: {model}, server: {{url: {stories_server}, dialect: llama_cpp, k: 8}}}}"
 
 
 def test_a_table_passes_and_is_not_another_table(server: FaultyServer) -> None:

@@ -60,7 +60,7 @@ def values(tiny_world: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
             "held_out": {"path": with_names(data["held_out"]["path"], tmp_path / "held.jsonl")},
             "teacher_column": "by",
         },
-        "evaluation": {**tiny_world["evaluation"], "rows": 12, "generate_rows": 16},
+        "evaluation": {**tiny_world["evaluation"], "rows": 12, "generate_rows": 6},
         "output": str(tmp_path / "run"),
     }
 

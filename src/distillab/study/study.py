@@ -256,13 +256,19 @@ class Study:
         if isinstance(arm, PartArm):
             (whole,) = (other for other in self.recipe.arms if other.name == arm.name)
             several = self.inputs(whole, seed)
-            found = several.alone(arm.part) if arm.every_row else several.parts[arm.part]
+            found = several.alone(arm.part) if arm.every_row else self._part(whole, arm.part, several.recipe)
             return found.with_recipe(found.recipe.model_copy(update={"teacher": arm.teacher}))
         recipe = self._run_recipe(arm, seed)
         if self.recipe.budget != "steps":
             training = recipe.training.model_copy(update={"budget": self._budget(seed)})
             recipe = recipe.model_copy(update={"training": training})
         return self._loaded[self._teacher_key(arm)].with_recipe(recipe)
+
+    def _part(self, arm: ArmConfig, name: str, recipe: RunRecipe) -> RunInputs:
+        """Return the inputs of one teacher of an arm; its rows are found once for all arms with the same teachers."""
+        part = self._loaded[self._teacher_key(arm)].parts[name]
+        evaluation = recipe.evaluation.model_copy(update={"rows": part.recipe.evaluation.rows})
+        return part.with_recipe(recipe.of_teacher(name).model_copy(update={"evaluation": evaluation}))
 
     def _budget(self, seed: int) -> BudgetConfig:
         """Return what a run of SFT uses."""
