@@ -7,7 +7,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import normalizers, pre_tokenizers
+from tokenizers import AddedToken, normalizers, pre_tokenizers
 
 from distillab.data.border import BorderEncoder, Piece
 
@@ -70,6 +70,7 @@ def test_no_dummy_space_begins_an_answer(real_tokenizer, name):
     assert "▁it" in "".join(tokenizer.convert_ids_to_tokens(said))
 
 
+texts = st.text(alphabet="ab eé  \n▁ß🙂.", max_size=12)
 words = st.text(alphabet="ab eé  \nXß日🙂.,'", max_size=12)
 
 
@@ -84,6 +85,27 @@ def test_any_cut_of_any_text_says_the_text(real_tokenizer, name, first, second, 
     assert tokenizer.decode([i for part in parts for i in part]) == tokenizer.decode(together)
     # A piece never changes those before it: that is what makes a prompt a prompt.
     assert joined(encoder, first, second) == parts[:2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(first=texts, second=texts)
+@pytest.mark.parametrize("name", ["tinyllama-1.1b", "mistral-7b-v0.1"])
+def test_a_text_is_normalised_as_by_the_tokenizer(real_tokenizer, name, first, second):
+    tokenizer = real_tokenizer(name)
+    [after_token] = joined(_encoder(tokenizer), first)
+    assert after_token == tokenizer(first, add_special_tokens=False)["input_ids"]
+    pieces = [Piece(first + "</s>", ((0, len(first)),)), Piece(second, ((0, len(second)),))]
+    together = tokenizer(first + "</s>" + second, add_special_tokens=False)["input_ids"]
+    assert [i for part in _encoder(tokenizer).encode(pieces) for i in part] == together
+
+
+def test_an_added_token_is_found_in_the_normalised_text_too(make):
+    tokenizer = make["fast"](make["byte_level"](normalizer=normalizers.Replace(" ", "_")))
+    tokenizer.add_tokens([AddedToken("a b", normalized=True)])
+    for text in ("a b", "xa_by", "a  b"):
+        [ids] = joined(BorderEncoder(tokenizer), text)
+        assert ids == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.convert_tokens_to_ids("a b") in joined(BorderEncoder(tokenizer), "xa_by")[0]
 
 
 _ENCODERS = {}

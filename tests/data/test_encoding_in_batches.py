@@ -137,10 +137,6 @@ LOOKS = [
     "{{ m.content | length }}",
     "{{ m.content | upper }}",
     "{{ m.content | replace('a', 'b') }}",
-    "{% if m.content == 'long text' %}a{% endif %}",
-    "{% if 'lo' in m.content %}a{% endif %}",
-    "{% if m.content in ['long text'] %}a{% endif %}",
-    "{% if m.content | trim %}a{% endif %}",
     "{% if m.content is lower %}a{% endif %}",
     "{% if m.content is sequence %}a{% endif %}",
     "{% if m.content > 'm' %}a{% endif %}",
@@ -159,6 +155,9 @@ LOOKS = [
     "{% macro f() %}{{ m.content }}{% endmacro %}{{ f() | upper }}",
     "{{ {m.content: 1} | length }}",
     "{% if loop.changed(m.content) %}a{% endif %}",
+    "{{ m.content.startswith(m.content) }}",
+    "{{ m.content.split(sep='t') | last }}",
+    "{% if 'x' in m.content ~ 'x' %}a{% endif %}",
 ]
 WRITES = [
     "{{ m.content }}",
@@ -174,6 +173,18 @@ WRITES = [
     "{{ (messages | map(attribute='content') | list)[-1] }}",
     "{{ strftime_now('%d') }}{{ m.content }}",
 ]
+FOLLOWED = [
+    "{% if m.content == 'long text' %}a{% endif %}",
+    "{% if 'lo' in m.content %}a{% endif %}",
+    "{% if m.content in ['long text'] %}a{% endif %}",
+    "{% if m.content | trim %}a{% endif %}",
+    "{% if m.content != 'long text' %}a{% endif %}",
+    "{{ m.content.split('text')[-1] }}",
+    "{{ m.content.split('text')[0].rstrip('\n').split(' ')[-1].lstrip('\n') }}|{{ m.content.split(' ') | length }}",
+    "{% for part in m.content.split('t') %}{{ part }},{% endfor %}",
+    "{% if m.content.startswith('long') and not m.content.endswith('\n') %}{{ m.content.strip() }}{% endif %}",
+    "{% if 'long' in m.content %}{{ m.content | trim }}{% elif m.content.strip('b ') %}b{% endif %}",
+]
 
 
 def rendered(template: ChatTemplate, texts: list[str], *, kept: bool) -> str:
@@ -183,15 +194,15 @@ def rendered(template: ChatTemplate, texts: list[str], *, kept: bool) -> str:
     return template.render(turns, add_generation_prompt=False, origin="f:1")
 
 
-@pytest.mark.parametrize("body", LOOKS + WRITES)
-def test_what_is_kept_of_a_template_depends_on_no_text(real_tokenizer, monkeypatch, body):
+@pytest.mark.parametrize("body", LOOKS + WRITES + FOLLOWED)
+def test_what_is_kept_of_a_template_renders_any_texts(real_tokenizer, monkeypatch, body):
     tokenizer = real_tokenizer("gpt2")
     monkeypatch.setattr(tokenizer, "chat_template", "{% for m in messages %}" + body + "|{% endfor %}")
     keeps = ChatTemplate(tokenizer, datetime.date(2026, 11, 29))
     for texts in itertools.product(["long text", " Short\n", "", "b {{ x }}", "long text\ufdee0\ufdef"], repeat=2):
         anew = ChatTemplate(tokenizer, datetime.date(2026, 11, 29))
         assert rendered(keeps, list(texts), kept=True) == rendered(anew, list(texts), kept=False)
-    assert bool(keeps._slots) == (body in WRITES)
+    assert bool(keeps._slots) == (body not in LOOKS)
 
 
 def test_a_template_that_refuses_a_conversation_refuses_it_every_time(real_tokenizer, monkeypatch):

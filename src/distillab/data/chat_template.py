@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from distillab.data.template_limits import LONGEST_SOURCE, LimitedEnvironment, TooMuchWork
-from distillab.data.template_slots import OPEN, Inspected, OpaqueText, Slot, Slots, captures_output
+from distillab.data.template_slots import OPEN, Inspected, Slots, Trace, captures_output
 from distillab.errors import DataError
 
 _CLOCK = "strftime_now"  # how transformers calls the clock of a template
@@ -27,6 +27,7 @@ _FAILURES = (
 )
 _LONGEST_FILLED = 1 << 20  # characters; a longer conversation is rendered within the limits
 _MOST_STRUCTURES = 10_000
+_MOST_FORMS = 8  # of a structure; they are tried one after the other
 _LIMIT_FIX = "use template: turns, or repair the tokenizer's chat_template"
 
 
@@ -53,7 +54,7 @@ class ChatTemplate:
             tree = self._environment.parse(self.source)
             self.reads_date = any(node.name == _CLOCK for node in tree.find_all(nodes.Name))
             self._fills = not captures_output(tree) and OPEN not in self.source
-            self._slots: dict[tuple[object, ...], Slots] = {}
+            self._slots: dict[tuple[object, ...], list[Slots]] = {}
             self._template = self._environment.from_string(self.source, globals={_CLOCK: midnight.strftime})
         except (TemplateError, RecursionError) as error:
             raise self._error("The chat template cannot be compiled.", str(error), _LIMIT_FIX) from error
@@ -78,30 +79,30 @@ class ChatTemplate:
         """
         texts = [turn["content"] for turn in turns]
         plain = not tools and all(len(turn) == 2 for turn in turns) and sum(map(len, texts)) < _LONGEST_FILLED
-        structure = (*((turn["role"], bool(turn["content"])) for turn in turns), add_generation_prompt)
-        if plain and (slots := self._slots.get(structure)) is not None:
-            return slots.filled(texts)
+        structure = (*(turn["role"] for turn in turns), add_generation_prompt)
+        forms = self._slots.get(structure, []) if plain else []
+        for form in forms:
+            if (filled := form.filled(texts)) is not None:
+                return filled
         text = self._rendered(turns, add_generation_prompt=add_generation_prompt, origin=origin, tools=tools)
-        if plain and self._fills and len(self._slots) < _MOST_STRUCTURES:
-            self._learn(structure, turns, text)
+        if plain and self._fills and len(self._slots) < _MOST_STRUCTURES and len(forms) < _MOST_FORMS:
+            self._learn(structure, texts, text)
         return text
 
-    def _learn(self, structure: tuple[object, ...], turns: Sequence[Mapping[str, Any]], text: str) -> None:
-        """Keep what the template writes around the texts, if it does not look into them."""
-        filled = [bool(turn["content"]) for turn in turns]
-        opaque = [
-            {"role": turn["role"], "content": OpaqueText([Slot(place, trimmed=False)], filled)}
-            for place, turn in enumerate(turns)
-        ]
+    def _learn(self, structure: tuple[object, ...], texts: Sequence[str], text: str) -> None:
+        """Keep what the template does with the texts, if all of it is recorded."""
+        *roles, generation_prompt = structure
+        trace = Trace(texts)
+        opaque = [{"role": role, "content": one} for role, one in zip(roles, trace.opaque(), strict=True)]
         self._environment.begin()
         try:
-            slots = Slots(self._template.render(self._variables(opaque, structure[-1], tools=None)))
+            form = Slots(self._template.render(self._variables(opaque, generation_prompt, tools=None)), trace.steps)
         except (Inspected, TemplateError, *_FAILURES):
             self._fills = False
             return
-        self._fills = slots.filled([turn["content"] for turn in turns]) == text
+        self._fills = form.filled(texts) == text
         if self._fills:
-            self._slots[structure] = slots
+            self._slots.setdefault(structure, []).append(form)
 
     def _variables(
         self, turns: Sequence[Mapping[str, Any]], add_generation_prompt: object, *, tools: Sequence[Any] | None
