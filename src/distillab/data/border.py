@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import copy
 import json
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from tokenizers import Tokenizer
 from tokenizers.normalizers import Normalizer
@@ -32,6 +33,8 @@ from distillab.errors import DataError
 
 # Pre-tokenizers that drop spaces; a word start is marked in another way (▁ or ##).
 _DROP_SPACES = {"WhitespaceSplit", "Whitespace", "BertPreTokenizer"}
+
+Ids: TypeAlias = "array[int]"  # which Python's collector of garbage does not walk through, as it does through lists
 
 
 class Piece(NamedTuple):
@@ -62,7 +65,7 @@ class _Change(NamedTuple):
         return self.by + text if self.replaced is None else text.replace(self.replaced, self.by)
 
 
-_Encode = Callable[[Tokenizer, list[str]], list[list[int]]]
+_Encode = Callable[[Tokenizer, list[str]], list[Ids]]
 
 
 @dataclass(frozen=True)
@@ -116,17 +119,18 @@ class BorderEncoder:
 
         The ids of a part depend on the parts before it, never on later ones.
         """
-        return self._encoded([pieces], lambda tokenizer, texts: [_encode(tokenizer, text) for text in texts])[0]
+        [found] = self._encoded([pieces], lambda tokenizer, texts: [_encode(tokenizer, text) for text in texts])
+        return [ids.tolist() for ids in found]
 
-    def encode_batch(self, texts: Sequence[Sequence[Piece]]) -> list[list[list[int]]]:
+    def encode_batch(self, texts: Sequence[Sequence[Piece]]) -> list[list[Ids]]:
         """Return `encode` of many texts, through the threads of the tokenizers library."""
         return self._encoded(texts, _encode_batch)
 
-    def _encoded(self, texts: Sequence[Sequence[Piece]], encode: _Encode) -> list[list[list[int]]]:
+    def _encoded(self, texts: Sequence[Sequence[Piece]], encode: _Encode) -> list[list[Ids]]:
         """Return the ids of each part of each text; what one tokenizer encodes is encoded in one call."""
         found = [[list(parts) for parts in self._parts(pieces)] for pieces in texts]
         wanted = [part for pieces in found for parts in pieces for part in parts if isinstance(part, _Part)]
-        ids: dict[int, Iterator[list[int]]] = {}
+        ids: dict[int, Iterator[Ids]] = {}
         for tokenizer in {id(part.tokenizer): part.tokenizer for part in wanted}.values():
             ids[id(tokenizer)] = iter(encode(tokenizer, [part.text for part in wanted if part.tokenizer is tokenizer]))
         return [[_joined([*_ids(parts, ids)]) for parts in pieces] for pieces in found]
@@ -210,22 +214,22 @@ def _variants(settings: str) -> _Variants:
     )
 
 
-def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    return tokenizer.encode(text, add_special_tokens=False).ids
+def _encode(tokenizer: Tokenizer, text: str) -> Ids:
+    return array("i", tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def _encode_batch(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+def _encode_batch(tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
     # without offsets, which nothing here reads
-    return [found.ids for found in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    return [array("i", found.ids) for found in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
-def _ids(parts: Sequence[int | _Part], encoded: dict[int, Iterator[list[int]]]) -> Iterator[list[int]]:
+def _ids(parts: Sequence[int | _Part], encoded: dict[int, Iterator[Ids]]) -> Iterator[Ids]:
     for part in parts:
-        yield next(encoded[id(part.tokenizer)]) if isinstance(part, _Part) else [part]
+        yield next(encoded[id(part.tokenizer)]) if isinstance(part, _Part) else array("i", [part])
 
 
-def _joined(parts: list[list[int]]) -> list[int]:
-    return parts[0] if len(parts) == 1 else [number for part in parts for number in part]
+def _joined(parts: list[Ids]) -> Ids:
+    return parts[0] if len(parts) == 1 else array("i", b"".join(parts))
 
 
 def _build(layout: dict[str, Any], built: dict[str, Tokenizer]) -> Tokenizer:

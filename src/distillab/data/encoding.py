@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import sys
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
-from distillab.data.border import BorderEncoder, Piece
+from distillab.data.border import BorderEncoder, Ids, Piece
 from distillab.data.encoded_rows import KEYS, PLACES, TOKENS, EncodedRow, EncodedRows, EncodedSplit, RowWriter
 from distillab.data.example_table import ExampleTable
 from distillab.data.examples import Example
@@ -169,7 +170,7 @@ class Encoder:
             return Dropped(example.key, "empty_answer")
         return _Rendered(place, example, segments)
 
-    def _append(self, writer: RowWriter, rows: Sequence[_Rendered], pieces: Sequence[list[list[int]]]) -> None:
+    def _append(self, writer: RowWriter, rows: Sequence[_Rendered], pieces: Sequence[list[Ids]]) -> None:
         """Cut rows at `max_tokens` and append those that have a supervised token.
 
         Args:
@@ -345,7 +346,7 @@ class Encoder:
         self,
         example: Example,
         segments: Sequence[RenderedSegment],
-        pieces: Sequence[list[int]],
+        pieces: Sequence[Ids],
         *,
         ended: bool = True,
     ) -> Joined:
@@ -354,18 +355,19 @@ class Encoder:
             parts[-1] = pieces[-1]
         begin = self._begin_of(example)
         # nothing where the text has it
-        parts = [[] if [*islice(chain.from_iterable(parts), len(begin))] == begin else begin, *parts]
+        begun = [*islice(chain.from_iterable(parts), len(begin))] == begin
+        parts = [array("i", [] if begun else begin), *parts]
         ends = list(accumulate(map(len, parts)))
         starts = [start for start, segment in zip(ends, segments, strict=False) if segment.ends_answer]
         return Joined(parts, [False, *(segment.supervised for segment in segments)], starts)
 
-    def _pieces(self, rows: Sequence[Sequence[RenderedSegment]]) -> list[list[list[int]]]:
+    def _pieces(self, rows: Sequence[Sequence[RenderedSegment]]) -> list[list[Ids]]:
         """Return the ids of each segment of each row."""
         return self._borders.encode_batch([[Piece(part.text, part.literal) for part in row] for row in rows])
 
-    def _closed(self, ids: list[int], segment: RenderedSegment) -> list[int]:
+    def _closed(self, ids: Ids, segment: RenderedSegment) -> Ids:
         # Text of the data never encodes to these ids, so the template wrote a last id among them.
-        return ids if not segment.ends_answer or (ids and ids[-1] in self._ends) else [*ids, self.eos_id]
+        return ids if not segment.ends_answer or (ids and ids[-1] in self._ends) else ids + array("i", [self.eos_id])
 
     @cached_property
     def _begin(self) -> list[int]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from distillab.data.border import Ids
+
 
 class Joined(NamedTuple):
     """The ids of a sequence in parts, whether each is supervised, and before which token each answer begins."""
 
-    parts: list[list[int]]
+    parts: list[Ids]
     supervised: list[bool]
     starts: list[int]
 
@@ -43,7 +44,7 @@ def flat_rows(rows: Sequence[Joined], max_tokens: int) -> FlatRows:
     lengths = np.array([len(part) for part in parts], dtype=np.int64)
     row_of_part = np.repeat(np.arange(len(rows)), [len(row.parts) for row in rows])
     tokens = np.bincount(row_of_part, lengths, minlength=len(rows)).astype(np.int64)
-    ids = np.fromiter(chain.from_iterable(parts), dtype=np.int32, count=int(tokens.sum()))
+    ids = np.frombuffer(b"".join(parts), dtype=np.int32)
     mask = np.repeat([supervised for row in rows for supervised in row.supervised], lengths)
     first = np.cumsum(tokens) - tokens
     mask[first[tokens > 0]] = False  # nothing predicts it
