@@ -31,10 +31,12 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# it looks into the answers, so that every conversation is rendered anew
 THINKING = CHATML.replace("m['content'] +", "m['content'].split('</think>')[-1] +")
+# what a macro writes can be read again, so that every conversation is rendered anew
+MACRO = "{% macro said(text) %}{{ text }}{% endmacro %}" + CHATML.replace("m['content'] +", "said(m['content']) +")
 CASES = [("dolly/dev.jsonl", "plain"), ("gsm8k/train.jsonl", "plain"), ("tinystories/stories_dev.jsonl", "plain")]
 CASES += [("dolly/dev.jsonl", CHATML), ("gsm8k/train.jsonl", CHATML), ("gsm8k/train.jsonl", THINKING)]
+CASES += [("gsm8k/train.jsonl", MACRO)]
 _ROUNDS = 5
 _STEPS = 200_000
 
@@ -71,7 +73,8 @@ def speed(tokenizers: list[str]) -> None:
             rounds = [(_rate(library), _rate(ours)) for _ in range(_ROUNDS)]
             alone, own = (statistics.median(column) for column in zip(*rounds, strict=True))
             ratio = statistics.median(mine / theirs for theirs, mine in rounds)
-            shown = {CHATML: "chat", THINKING: "chat that looks into answers"}.get(template, template)
+            names = {CHATML: "chat", THINKING: "chat that looks into answers", MACRO: "chat with a macro"}
+            shown = names.get(template, template)
             print(
                 f"| {name} | {file.partition('/')[0]} | {shown} | {library() / len(texts):.0f} | {alone:,.0f} "
                 f"| {own:,.0f} | {ratio:.2f} |",
