@@ -44,6 +44,7 @@ _STEPS = 200_000
 def speed(tokenizers: list[str]) -> None:
     """Print a table of tokenizers and texts."""
     from distillab.config.data import DataConfig
+    from distillab.data.border import _variants
     from distillab.data.encoding import Encoder
     from distillab.data.splits import load_examples
     from distillab.data.templates import resolve_template
@@ -60,6 +61,7 @@ def speed(tokenizers: list[str]) -> None:
             tokenizer.eos_token = tokenizer.eos_token or "<|endoftext|>"
             tokenizer.chat_template = None if template == "plain" else template
             form = resolve_template("plain" if template == "plain" else "chat", tokenizer, splits.shape.kind)
+            _variants.cache_clear()  # as the library's, ours has no words of the case before
             encoder = Encoder(tokenizer, form, sys.maxsize)
             texts = ["".join(segment.text for segment in form.render(example)) for example in examples]
             backend = tokenizer.backend_tokenizer

@@ -33,6 +33,7 @@ from distillab.errors import DataError
 
 # Pre-tokenizers that drop spaces; a word start is marked in another way (▁ or ##).
 _DROP_SPACES = {"WhitespaceSplit", "Whitespace", "BertPreTokenizer"}
+_KEPT_WORDS = 1 << 16  # whose tokens are remembered; the library's 10,000 are filled by a thousand rows
 
 Ids: TypeAlias = "array[int]"  # which Python's collector of garbage does not walk through, as it does through lists
 
@@ -238,6 +239,8 @@ def _build(layout: dict[str, Any], built: dict[str, Tokenizer]) -> Tokenizer:
     if text not in built:
         built[text] = Tokenizer.from_str(text)
         built[text].encode_special_tokens = True
+        if layout["model"]["type"] == "BPE" and layout["pre_tokenizer"]:  # without one, whole texts would be kept
+            built[text].model._resize_cache(_KEPT_WORDS)
     return built[text]
 
 
