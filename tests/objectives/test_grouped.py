@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillab.objectives.grouped import Grouping, Links, grouped, summed
+from distillab.objectives.grouped import Grouping, Links, grouped, numbered_by_ids, slopes, summed, sums
 
 
 def _grouping(labels: list[int]) -> Grouping:
@@ -51,6 +51,27 @@ def test_weighted_sums_from_logits(links: Links, scale: float, seed: int) -> Non
     expected = (logits[:, None, :] + log_weights).logsumexp(-1)
     torch.testing.assert_close(summed(logits.float(), links).double(), expected, rtol=1e-5, atol=1e-5)
     assert torch.autograd.gradcheck(lambda x: summed(x, links), logits.requires_grad_())
+
+
+@settings(max_examples=60, deadline=None)
+@given(links=_links(), seed=st.integers(0, 999))
+def test_numbers_of_the_ids_change_the_order_alone(links: Links, seed: int) -> None:
+    """As many as can be have the number of their id, and the same sums and gradient come out, in memory of its own."""
+    assert links.weights is not None
+    numbers = torch.from_numpy(numbered_by_ids(links.ids.numpy(), links.outcomes.numpy()))
+    assert sorted(numbers.tolist()) == list(range(len(links.sizes)))
+    single = links.sizes[links.outcomes] == 1
+    spared = {i for i in links.ids[single].tolist() if i < len(numbers)}
+    assert int((numbers[links.outcomes] == links.ids)[single].sum()) == len(spared)
+    outcomes, order = numbers[links.outcomes].sort(stable=True)
+    renumbered = Links(links.ids[order], outcomes, links.width, links.weights[order])
+    logits = torch.randn(3, links.width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(summed(logits, renumbered)[:, numbers], summed(logits, links))
+    assert torch.autograd.gradcheck(lambda x: summed(x, renumbered), logits.requires_grad_())
+    _, shares = sums(logits.detach(), renumbered, shares=True)
+    gradient = torch.randn(3, len(numbers), dtype=torch.float64)
+    expected = slopes(gradient, renumbered, shares)
+    torch.testing.assert_close(slopes(gradient, renumbered, shares, out=gradient), expected)
 
 
 def test_far_below_what_float32_can_hold_as_a_probability() -> None:

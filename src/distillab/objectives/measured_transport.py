@@ -83,28 +83,24 @@ class _Transport(TokenTerm):
         """Return (n,) m · D(p, Q), and with `rest` also −log q(u) + m · log Q(v), m the mass of p that Q has."""
         has, temperature = aligned.has, self.settings.temperature
         outcomes = self._outcomes(has.device)
-        every = bool(has.all())
-        at = student if every else student.at(has.nonzero()[:, 0])
-        carried = at.carried(outcomes.links, temperature)
+        carried = student.carried(outcomes.links, temperature)
         value, mass = self._compared(carried, aligned, outcomes)
         value = factor * mass * value
         if self.settings.rest == "none":
-            return _spread(value, has, 0.0)
-        seen = carried if temperature == 1.0 else at.carried(outcomes.links, 1.0)
-        linked = outcomes.linked(at.targets_N, aligned.teacher_ids)
-        follows_k1 = outcomes.place[aligned.teacher_ids].clamp(min=0)[:, None]
-        follows = seen.logp_at(follows_k1, outcomes.width, 1.0)[:, 0]
-        value = value + mass * torch.where(linked, follows, 0.0)
+            return torch.where(has, value, 0.0)
+        seen = carried if temperature == 1.0 else student.carried(outcomes.links, 1.0)
+        linked = outcomes.linked(student.targets_N[has], aligned.teacher_ids)
+        follows_n1 = _spread(outcomes.place[aligned.teacher_ids].clamp(min=0), has, 0)[:, None]
+        follows = seen.logp_at(follows_n1, outcomes.width, 1.0)[:, 0]
+        value = value + mass * torch.where(_spread(linked, has, False), follows, 0.0)
         # outcomes have the total of the tokens: these need no sums of their own
-        value = value + seen.log_total(seen.logits_NV.shape[1], 1.0) - at.logits_at(at.targets_N[:, None])[:, 0]
-        if every:
-            return value
-        left = student.at((~has).nonzero()[:, 0])
-        missed = -left.logp_at(left.targets_N[:, None], self.student_width, 1.0)[:, 0]
-        return _spread(value, has, 0.0) + _spread(missed, ~has, 0.0)
+        missed = seen.log_total(seen.logits_NV.shape[1], 1.0) - student.logits_at(student.targets_N[:, None])[:, 0]
+        return torch.where(has, value, 0.0) + missed
 
     def _compared(self, student: StudentScores, aligned: AlignedTokens, outcomes: Outcomes) -> tuple[Tensor, Tensor]:
-        """Return (k,) the divergence of the teacher from Q, and (k,) the teacher's mass that has an outcome.
+        """Return (n,) the divergence of the teacher from Q, and (n,) the teacher's mass that has an outcome.
+
+        Without a partner any finite numbers.
 
         Args:
             student: over the outcomes.
@@ -207,13 +203,16 @@ class MeasuredTransport(_Transport, config=MeasuredTransportConfig):
         temperature = self.settings.temperature
         if self.samples is None:
             teacher, mass = outcomes.of_teacher(probabilities(aligned.teacher, self.teacher_width, temperature))
-            return student.distance(self._formula, teacher, 1.0), mass
+            if teacher.logits.shape[0] < aligned.has.shape[0]:
+                # the others are computed with any distribution, and left out afterwards: to take rows out costs more
+                teacher = Probabilities(_spread(teacher.logits, aligned.has, 0.0))
+            return student.distance(self._formula, teacher, 1.0), _spread(mass, aligned.has, 1.0)
         drawn = aligned.teacher.drawn(self.samples, self.teacher_width, temperature)
-        places = outcomes.place[drawn.ids]
+        places = _spread(outcomes.place[drawn.ids], aligned.has, 0)
         inside = places >= 0
         logp = student.logp_at(places.clamp(min=0), outcomes.width, 1.0).masked_fill(~inside, 0.0)
         value = -logp.sum(dim=-1) / inside.sum(dim=-1).clamp(min=1)
-        return value - drawn.entropy_estimate, inside.float().mean(dim=-1)
+        return value - _spread(drawn.entropy_estimate, aligned.has, 0.0), inside.float().mean(dim=-1)
 
     def _of_draws(
         self, student: StudentScores, aligned: AlignedTokens, carrier: Carrier, samples: int
@@ -258,6 +257,7 @@ class TopKTransport(_Transport, config=TopKTransportConfig):
     def _compared(self, student: StudentScores, aligned: AlignedTokens, outcomes: Outcomes) -> tuple[Tensor, Tensor]:
         top = aligned.teacher.top(self._k, self.teacher_width, self.settings.temperature)
         places, logits = outcomes.place[top.ids], student.logits_NV[:, : outcomes.width]
+        logits = logits if places.shape[0] == logits.shape[0] else logits[aligned.has]
         inside = places >= 0
         if not bool(inside.all()):  # to cells without mass, one for each of the k
             cells = torch.arange(logits.shape[1], logits.shape[1] + self._k, device=logits.device)
@@ -269,7 +269,8 @@ class TopKTransport(_Transport, config=TopKTransportConfig):
             tail_logmass=top.tail_logmass,
         )
         mass = theirs.logsumexp(dim=-1, keepdim=True)
-        return evaluate(self._formula, ours, theirs - mass), mass[:, 0].exp()
+        value = evaluate(self._formula, ours, theirs - mass)
+        return _spread(value, aligned.has, 0.0), _spread(mass[:, 0].exp(), aligned.has, 1.0)
 
     def _carried(self, student: StudentScores, aligned: AlignedTokens) -> tuple[Tensor, Tensor | None]:
         carrier, temperature = self._carrier(aligned.has.device), self.settings.temperature
@@ -302,6 +303,7 @@ def _dense(ids_kK: Tensor, shares_kK: Tensor, width: int) -> Tensor:
 
 def _spread(of_k: Tensor, has: Tensor, otherwise: float) -> Tensor:
     """Return (n, …) the numbers at their positions, and a constant at the others."""
+    if of_k.shape[0] == has.shape[0]:
+        return of_k
     found = of_k.new_full((has.shape[0], *of_k.shape[1:]), otherwise)
-    found[has] = of_k
-    return found
+    return found.index_copy_(0, has.nonzero()[:, 0], of_k)

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from distillab.alignment.projection import VocabularyProjection
 from distillab.divergences.fused import Probabilities
-from distillab.objectives.grouped import Links
+from distillab.objectives.grouped import Links, looked_up, numbered_by_ids
 
 
 class Outcomes:
     """L(v | u) on a device: Q(v) = Σ_u q(u) L(v | u), the student's probability of the teacher's next token.
 
-    Outcomes are the teacher ids v that some u is carried to, in their order; if some u are carried nowhere, one more.
+    Outcomes are the teacher ids v that some u is carried to, in the order of `numbered_by_ids`; if some u are carried
+    nowhere, one more.
 
     Args:
         kernel: `TransportCounts.outcomes`.
@@ -33,29 +34,31 @@ class Outcomes:
         sizes = np.diff(kernel.row_ends)
         students = np.repeat(np.arange(kernel.teacher_width), sizes)
         pairs = students * kernel.student_width + kernel.student_ids
-        order = np.argsort(kernel.student_ids, kind="stable")
         nowhere = np.flatnonzero(sizes == 0)
-        teachers, outcomes = np.unique(kernel.student_ids, return_inverse=True)
+        reached, outcomes = np.unique(kernel.student_ids, return_inverse=True)
+        numbers = numbered_by_ids(students, outcomes)
+        outcomes, teachers = numbers[outcomes], reached[np.argsort(numbers)]
+        order = np.argsort(outcomes, kind="stable")
         self.width = len(teachers)
         place = np.full(kernel.student_width, -1, dtype=np.int64)
-        place[teachers] = np.arange(len(teachers))
+        place[reached] = numbers
         arrays = (
             np.append(students[order], nowhere),
             np.append(outcomes[order], np.full(len(nowhere), self.width)),
             np.append(kernel.weights[order], np.ones(len(nowhere), np.float32)),
-            *(place, pairs, teachers),
+            *(place, pairs, teachers.astype(np.int32)),
         )
-        ids, reached, weights, self.place, self._pairs, self._teachers = (
+        ids, places, weights, self.place, self._pairs, self._teachers = (
             torch.from_numpy(array).to(device) for array in arrays
         )
         self._left = (self.place < 0).nonzero()[:, 0]
-        self.links = Links(ids, reached, kernel.teacher_width, weights)
+        self.links = Links(ids, places, kernel.teacher_width, weights)
 
     def of_teacher(self, teacher: Probabilities) -> tuple[Probabilities, Tensor]:
         """Return the teacher's (k, W) distribution over the outcomes alone, normalised, and (k,) their mass before."""
+        kept = Probabilities(looked_up(teacher.logits, self._teachers))
         if not self._left.numel():
-            return teacher, teacher.logits.new_ones(teacher.logits.shape[0])
-        kept = Probabilities(teacher.logits.index_select(1, self._teachers))
+            return kept, kept.logits.new_ones(kept.logits.shape[0])
         odds = (teacher.logits.index_select(1, self._left) - kept.log_total).logsumexp(dim=-1)
         return kept, odds.neg_().sigmoid_()
 

@@ -75,16 +75,9 @@ class StudentScores:
         """Return (N, K) logits of some ids."""
         return self.logits_NV.gather(1, ids_NK).float()
 
-    def at(self, rows: Tensor) -> StudentScores:
-        """Return the scores at some positions (n,)."""
-        return self._made(self.logits_NV.index_select(0, rows), self.targets_N[rows])
-
     def carried(self, links: Links, temperature: float) -> StudentScores:
         """Return the scores of the outcomes of `links`, at that temperature: it is 1 for what is read of them."""
-        return self._made(summed(scaled_logits(self.logits_NV, links.width, temperature), links), self.targets_N)
-
-    def _made(self, logits: Tensor, targets: Tensor) -> StudentScores:
-        return StudentScores(logits, targets)
+        return StudentScores(summed(scaled_logits(self.logits_NV, links.width, temperature), links), self.targets_N)
 
 
 class Term:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from distillab.divergences.fused import Evaluated, Formula, Probabilities, evaluated
+from distillab.objectives.grouped import Links, slopes, sums
 from distillab.objectives.term import StudentScores
 from distillab.teachers.signals import scaled_logits
 
@@ -50,11 +51,10 @@ class _Reads:
             given: the gradient with respect to each number that counts.
             out: memory for it.
         """
-        slope: Tensor | None = None
         q = self.student.prob
         of_q = q.new_zeros(q.shape[0], 1)
-        for found, factor in self.scaled(given):
-            slope = found.slope * factor if slope is None else slope.addcmul_(found.slope, factor)
+        distances = self.scaled(given)
+        for found, factor in distances:
             of_q -= found.sums() * factor
         for end in self.totals:
             if end in given:
@@ -62,22 +62,44 @@ class _Reads:
         some = [(ids, given[end] / self.temperature) for end, ids in self.some if end in given]
         for _, at in some:
             of_q -= at.sum(dim=-1, keepdim=True)
-        gradient = torch.mul(q, of_q, out=out) if slope is None else torch.addcmul(slope, q, of_q, out=out)
+        gradient = torch.mul(q, of_q, out=out)
+        for found, factor in distances:
+            gradient.addcmul_(found.slope, factor)
         for ids, at in some:
             gradient.scatter_add_(1, ids, at)
         return gradient
 
 
 @dataclass(frozen=True)
+class _Carried:
+    """Scores of outcomes, made of a tile's logits divided by the temperature; `shares` as `sums` gives them."""
+
+    scores: TileScores
+    links: Links
+    shares: Tensor | None
+    temperature: float
+
+    def counts(self, given: Mapping[Tensor, Tensor]) -> bool:
+        """Return whether anything that was read of it has a gradient."""
+        return any(end in given for end in self.scores._ends())
+
+    def gradient(self, given: Mapping[Tensor, Tensor]) -> Tensor:
+        """Return (N, ids of the links) the gradient with respect to the tile's logits."""
+        of_outcomes = self.scores._gradient(given)
+        found = slopes(of_outcomes, self.links, self.shares, out=of_outcomes)
+        return found if self.temperature == 1.0 else found.div_(self.temperature)
+
+
+@dataclass(frozen=True)
 class TileScores(StudentScores):
     """The student's scores in a tile. Other reads than these are differentiated by torch.
 
-    `_further`: scores that were made of these, and their logits with what leads back to these.
+    `_carried`: scores of outcomes that were made of these, with what leads back to these.
     """
 
     _reads: dict[tuple[int, float], _Reads] = field(default_factory=dict, repr=False, compare=False)
     _logits: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False, compare=False)
-    _further: list[tuple[TileScores, Tensor]] = field(default_factory=list, repr=False, compare=False)
+    _carried: list[_Carried] = field(default_factory=list, repr=False, compare=False)
 
     def logp_at(self, ids_NK: Tensor, width: int, temperature: float) -> Tensor:
         """Return (N, K) log-probabilities of some ids."""
@@ -104,10 +126,13 @@ class TileScores(StudentScores):
         self._logits.append((self.logits_NV.detach().gather(1, ids_NK).float().requires_grad_(), ids_NK))
         return self._logits[-1][0]
 
-    def _made(self, logits: Tensor, targets: Tensor) -> StudentScores:
-        made = TileScores(logits.detach().requires_grad_(), targets)
-        self._further.append((made, logits))
-        return made
+    def carried(self, links: Links, temperature: float) -> StudentScores:
+        """Return the scores of the outcomes of `links`, at that temperature: it is 1 for what is read of them."""
+        logits = scaled_logits(self.logits_NV.detach(), links.width, temperature)
+        total, shares = sums(logits, links, shares=True)
+        scores = TileScores(total.requires_grad_(), self.targets_N)
+        self._carried.append(_Carried(scores, links, shares, temperature))
+        return scores
 
     def _reads_of(self, width: int, temperature: float) -> _Reads:
         key = (width, temperature)
@@ -133,7 +158,7 @@ class TileScores(StudentScores):
         found: Sequence[Tensor | None] = torch.autograd.grad(total, ends, allow_unused=True)
         given = {end: gradient for end, gradient in zip(ends, found, strict=True) if gradient is not None}
         counting = self._counting(given)
-        plain = self.logits_NV is leaf and self.logits_NV not in given and not self._logits and not self._further
+        plain = self.logits_NV is leaf and self.logits_NV not in given and not self._logits and not self._carried
         if plain and out.dtype == torch.float32 and len(counting) == 1:
             (reads,) = counting
             if reads.student.prob.shape == out.shape:
@@ -151,7 +176,7 @@ class TileScores(StudentScores):
         """Return all that the gradient is computed from."""
         ends = [end for reads in self._reads.values() for end in reads.ends]
         ends += [self.logits_NV, *(end for end, _ in self._logits)]
-        return ends + [end for made, _ in self._further for end in made._ends()]
+        return ends + [end for carried in self._carried for end in carried.scores._ends()]
 
     def _gradient(self, given: Mapping[Tensor, Tensor]) -> Tensor:
         """Return (N, V) the gradient with respect to the logits."""
@@ -159,9 +184,7 @@ class TileScores(StudentScores):
         parts = [reads.gradient(given, None) for reads in self._counting(given)]
         if self.logits_NV in given:
             parts.append(given[self.logits_NV].to(kind))
-        for made, logits in self._further:
-            if any(end in given for end in made._ends()):
-                parts.append(torch.autograd.grad(logits, self.logits_NV, made._gradient(given).to(logits.dtype))[0])
+        parts += [carried.gradient(given) for carried in self._carried if carried.counts(given)]
         if parts and parts[0].shape == self.logits_NV.shape:
             gradient, *parts = parts
         else:
