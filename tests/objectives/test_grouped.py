@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from distillab.objectives.grouped import Grouping, Links, grouped, numbered_by_ids, slopes, summed, sums
@@ -53,8 +55,14 @@ def test_weighted_sums_from_logits(links: Links, scale: float, seed: int) -> Non
     assert torch.autograd.gradcheck(lambda x: summed(x, links), logits.requires_grad_())
 
 
+# id 0 leads to two outcomes, of which one has its number; the last ids lead nowhere
+_ONE_WITH_TWO = Links(torch.tensor([0, 1, 2, 0]), torch.arange(4), 4, torch.tensor([0.5, 1.0, 1.0, 0.5]))
+
+
 @settings(max_examples=60, deadline=None)
 @given(links=_links(), seed=st.integers(0, 999))
+@example(links=_ONE_WITH_TWO, seed=0)
+@example(links=replace(_ONE_WITH_TWO, width=5), seed=0)
 def test_numbers_of_the_ids_change_the_order_alone(links: Links, seed: int) -> None:
     """As many as can be have the number of their id, and the same sums and gradient come out, in memory of its own."""
     assert links.weights is not None
