@@ -1,10 +1,10 @@
 """The presets on real pretrained pairs. `python -m bench.pretrained PAIR`
 
-Students start from pretrained weights, or are made of SmolLM2's own blocks. All arms of a pair have the same rows,
-steps and learning rate; two learn from a teacher that was first trained on the rows. With --tune other rows and seeds
-are used than those that are reported: what is chosen there has not seen the reported ones. Needs the materials
-(DISTILLAB_MATERIALS), and for SmolLM2 the file that `make real` installs. Killed at any instant, it goes on at the next
-call.
+Students start from pretrained weights, or are made of SmolLM2's own blocks; in mistral-random512 they start at random.
+All arms of a pair have the same rows, steps and learning rate; two learn from a teacher that was first trained on the
+rows. With --tune other rows and seeds are used than those that are reported: what is chosen there has not seen the
+reported ones. Needs the materials (DISTILLAB_MATERIALS), and for SmolLM2 the file that `make real` installs. Killed at
+any instant, it goes on at the next call.
 """
 
 from __future__ import annotations
@@ -62,6 +62,14 @@ ON_POLICY = (
     {"name": "gkd", "method": "gkd", "answers": _OWN},
 )
 """The study adds the same losses on stored answers."""
+_CEILING = {
+    "name": "ceiling-logits",
+    "method": "logits",
+    "terms": [{"kind": "token_divergence"}],
+    "teacher": {"path": "bitllama-3M-tok512"},
+}
+_TO_512 = ("sft", "vocabulary_projection", "longest-prefix", "measured_transport")
+TO_512 = (*(arm for arm in OTHER_TOKENS if (arm if isinstance(arm, str) else arm["name"]) in _TO_512), _CEILING)
 OTHER_TOKENS_OF_SMOLLM2 = OTHER_TOKENS[:1] + OTHER_TOKENS[2:]  # its answers would take half an hour on two cores
 SEEDS = {"report": (0, 1, 2), "tune": (100, 101)}
 
@@ -77,6 +85,7 @@ class Pair:
         arms: methods, or arms with their settings.
         steps: of 8 rows. rows: for training, of the stories.
         generate_rows: held-out prompts that each student answers.
+        random: the student has the shape of its folder, and random weights.
     """
 
     teacher: str
@@ -87,6 +96,7 @@ class Pair:
     steps: int = 200
     rows: int = 1200
     generate_rows: int = 0
+    random: bool = False
 
 
 PAIRS = {
@@ -98,6 +108,7 @@ PAIRS = {
     "smollm2-20": Pair("smollm2", 20, 1e-4, steps=30),
     "smollm2-15": Pair("smollm2", 15, 1e-4, steps=30),
     "mistral-llama2xs": Pair("smallmistral-stories", "llama2xs-tok512", 1e-3, arms=OTHER_TOKENS),
+    "mistral-random512": Pair("smallmistral-stories", "llama2xs-tok512", 3e-3, arms=TO_512, random=True),
     "smollm2-stories260k": Pair("smollm2", "stories260K-tok512", 5e-4, arms=OTHER_TOKENS_OF_SMOLLM2, rows=400),
     "smollm2-bitllama": Pair("smollm2", "bitllama-3M-tok512", 6e-6, arms=OTHER_TOKENS_OF_SMOLLM2, rows=400),
 }
@@ -141,14 +152,17 @@ def study_settings(pair: Pair, materials: Path, folder: Path, part: str, options
     return {
         "title": f"{pair.teacher} and {pair.student}",
         "teacher": {"path": str(SMOLLM2 if pair.teacher == "smollm2" else models / pair.teacher)},
-        "student": {"from_teacher": {"keep_layers": kept}} if pruned else {"path": str(models / str(pair.student))},
+        "student": {"from_teacher": {"keep_layers": kept}} if pruned else _student(pair, models),
         "data": {
             "train": {"path": str(rows["train"])},
             "held_out": {"path": str(rows[part])},
             "max_tokens": 192,
             **({"template": "chat"} if pruned else {"prompt_share": 0.25}),
         },
-        "arms": [*(arm for arm in pair.arms if not options.arms or _name(arm) in options.arms), *corrected],
+        "arms": [
+            *(_placed(arm, models) for arm in pair.arms if not options.arms or _name(arm) in options.arms),
+            *corrected,
+        ],
         "seeds": SEEDS[part],
         # the teachers of stories seldom end one
         "teacher_answers": {"sample": True, "max_new_tokens": 96, "keep_cut_off": True},
@@ -172,6 +186,20 @@ def study_settings(pair: Pair, materials: Path, folder: Path, part: str, options
         "workers": options.workers,
         "output": str(folder / "study"),
     }
+
+
+def _student(pair: Pair, models: Path) -> dict[str, Any]:
+    folder = str(models / str(pair.student))
+    if not pair.random:
+        return {"path": folder}
+    return {"path": folder, "tokenizer": folder, "init": "random"}
+
+
+def _placed(arm: str | dict[str, Any], models: Path) -> str | dict[str, Any]:
+    """Return the arm, its own teacher by its folder."""
+    if isinstance(arm, str) or "teacher" not in arm:
+        return arm
+    return {**arm, "teacher": {"path": str(models / arm["teacher"]["path"])}}
 
 
 def _name(arm: str | dict[str, Any]) -> str:

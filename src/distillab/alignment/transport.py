@@ -247,10 +247,10 @@ class TokensOfSpans:
     spans: Ids
     table: TokenTable
 
-    def inside(self) -> tuple[Ids, Ids]:
-        """Return ids and spans of the tokens that are in one."""
-        kept = self.spans >= 0
-        return self.ids[kept], self.spans[kept]
+    def inside(self) -> tuple[Ids, Ids, Ids]:
+        """Return ids, spans and places of the tokens that are in one."""
+        places = np.flatnonzero(self.spans >= 0)
+        return self.ids[places], self.spans[places], places
 
 
 class TransportCounter:
@@ -333,10 +333,35 @@ def _shares(
     )
 
 
+def beginnings(student: TokensOfSpans, teacher: TokensOfSpans) -> tuple[Ids, Ids, Ids]:
+    """Return where tokens of the student begin in those of the teacher.
+
+    Returns:
+        (N,) places among the student's tokens, (N,) of the teacher's token there among its own, (N,) bytes of that one
+        before. They are of text, in spans that hold the same bytes on both sides.
+    """
+    return _beginnings(student, teacher, _spans_by_kind(student, teacher)[0])
+
+
+def _beginnings(student: TokensOfSpans, teacher: TokensOfSpans, text: NDArray[np.bool_]) -> tuple[Ids, Ids, Ids]:
+    (ours, our_starts), (theirs, their_starts) = (_starts(side, text) for side in (student, teacher))
+    at = np.searchsorted(their_starts, our_starts, side="right") - 1
+    return ours, theirs[at], our_starts - their_starts[at]
+
+
 def _keys(student: TokensOfSpans, teacher: TokensOfSpans) -> Iterable[Ids]:
     """Yield a key for each student token that is counted: those of text, then special tokens."""
+    text, pair = _spans_by_kind(student, teacher)
+    ours, theirs, offsets = _beginnings(student, teacher, text)
+    yield _packed(teacher.ids[theirs], offsets, student.ids[ours])
+    student_ids, teacher_ids = (ids[pair[spans]] for ids, spans, _ in (student.inside(), teacher.inside()))
+    yield _packed(teacher_ids, np.zeros_like(teacher_ids), student_ids)
+
+
+def _spans_by_kind(student: TokensOfSpans, teacher: TokensOfSpans) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return (S,) spans of the same bytes of text, and (S,) those of one special token each."""
     size = 1 + max(int(side.spans.max(initial=-1)) for side in (student, teacher))
-    sides = [(*side.inside(), side.table) for side in (student, teacher)]
+    sides = [(*side.inside()[:2], side.table) for side in (student, teacher)]
     n_bytes, n_tokens, n_others = (
         [np.bincount(spans, of(ids, table), minlength=size) for ids, spans, table in sides]
         for of in (
@@ -346,13 +371,15 @@ def _keys(student: TokensOfSpans, teacher: TokensOfSpans) -> Iterable[Ids]:
         )
     )
     text = (n_bytes[0] == n_bytes[1]) & (n_others[0] + n_others[1] == 0)
-    ours, theirs = ((ids[text[spans]], table) for ids, spans, table in sides)
-    starts = [np.cumsum(table.lengths[ids]) - table.lengths[ids] for ids, table in (ours, theirs)]
-    place = np.searchsorted(starts[1], starts[0], side="right") - 1
-    yield _packed(theirs[0][place], starts[0] - starts[1][place], ours[0])
-    pair = (n_tokens[0] == 1) & (n_tokens[1] == 1) & (n_others[0] + n_others[1] == 2)
-    student_ids, teacher_ids = (ids[pair[spans]] for ids, spans, _ in sides)
-    yield _packed(teacher_ids, np.zeros_like(teacher_ids), student_ids)
+    return text, (n_tokens[0] == 1) & (n_tokens[1] == 1) & (n_others[0] + n_others[1] == 2)
+
+
+def _starts(side: TokensOfSpans, kept: NDArray[np.bool_]) -> tuple[Ids, Ids]:
+    """Return the places of the tokens in the spans that are kept, and the bytes before each of them."""
+    ids, spans, places = side.inside()
+    kept_ids = ids[kept[spans]]
+    lengths = side.table.lengths[kept_ids]
+    return places[kept[spans]], np.cumsum(lengths) - lengths
 
 
 def _packed(teacher_ids: Ids | int, offsets: Ids | int, student_ids: Ids | int) -> Ids:
