@@ -78,10 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run_jobs(jobs, workers=options.workers)
     if options.teachers_only:
         return 0
-    recipe = study_recipe(
-        options.output, data, tokenizers[1], teachers=teachers, arms=options.arms, seeds=options.seeds
-    )
-    recipe = recipe.model_copy(update={"workers": options.workers})
+    recipe = study_recipe(options, data, tokenizers[1], teachers)
     results = (
         Study(recipe, reproduce=f"python -m bench.across_tokenizers --pair {options.pair}").showing_mismatches().run()
     )
@@ -107,15 +104,9 @@ def write_rows(source: Path, folder: Path) -> dict[str, Path]:
 
 
 def study_recipe(
-    output: Path,
-    data: dict[str, Path],
-    tokenizer: Path,
-    *,
-    teachers: Sequence[Path],
-    arms: Sequence[str],
-    seeds: Sequence[int],
+    options: argparse.Namespace, data: dict[str, Path], tokenizer: Path, teachers: Sequence[Path]
 ) -> StudyRecipe:
-    """The study, with the student's tokenizer; `arms` beside SFT, in the order of `all_arms`.
+    """The study, with the student's tokenizer; arms beside SFT in the order of `all_arms`.
 
     Args:
         teachers: their runs; the second has the student's tokens.
@@ -124,20 +115,26 @@ def study_recipe(
     return StudyRecipe(
         title="Across tokenizers, on real tokenizers and real text",
         student=StudentConfig(
-            path=str(shape(output / "shape", width=64, layers=2, ids=ids)),
+            path=str(shape(options.output / "shape", width=64, layers=2, ids=ids)),
             tokenizer=str(tokenizer),
             init="random",
         ),
         teacher=TeacherConfig(path=str(teachers[0] / "student")),
         data=_data(data["train"], data["held_out"], ids),
-        arms=(ArmConfig(name="sft", method="sft"), *(arm for arm in all_arms(teachers[1]) if arm.name in arms)),
-        seeds=tuple(seeds),
+        arms=(ArmConfig(name="sft", method="sft"), *(arm for arm in all_arms(teachers[1]) if arm.name in options.arms)),
+        seeds=tuple(options.seeds),
         teacher_answers=TeacherAnswersConfig(sample=True, max_new_tokens=160, batch_size=50, keep_cut_off=True),
         training=TrainingConfig(
-            steps=150, batch_size=8, learning_rate=6e-3, warmup_steps=20, device="cpu", gradient_shares_every=0
+            steps=options.student_steps,
+            batch_size=8,
+            learning_rate=options.rate,
+            warmup_steps=20,
+            device="cpu",
+            gradient_shares_every=0,
         ),
         evaluation=_EVALUATION,
-        output=str(output / "study"),
+        workers=options.workers,
+        output=str(options.output / "study"),
     )
 
 
@@ -221,6 +218,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shared", type=Path, default=shared, help="folder of rows and teachers, which pairs share")
     parser.add_argument("--pair", choices=PAIRS, default="mistral-tinyllama", help="tokenizers of teacher and student")
     parser.add_argument("--steps", type=int, default=400, help="of each teacher")
+    parser.add_argument("--student-steps", type=int, default=150, help="of each student")
+    parser.add_argument("--rate", type=float, default=6e-3, help="learning rate of the students")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=names, default=names, help="beside SFT; default: all")
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time, one thread each")
