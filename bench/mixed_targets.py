@@ -1,12 +1,13 @@
 """What a student learns where some positions have a teacher's distribution and the others the text.
 
 `python -m bench.mixed_targets`, after `python -m bench.across_tokenizers --pair mistral-tok512 --teachers-only`: its
-teachers, one with the student's 512 tokens, one with Mistral's. Students are trained in a plain torch loop, without a
-term of the package, in as many steps as there. The target of a position is the token of the text, the distribution of
-the teacher with the same tokens, or that of the other one, carried over as counted: where both begin a token, or also
-inside of the teacher's tokens. *Starts* are the positions of the answers at which both tokenisations begin a token; the
-table has held-out nats/token there, inside, and of all. *By chance*: as many positions as there are starts, drawn anew
-each time. The first lines are the teachers' own. The held-out rows and the seed are others than those of the study.
+teachers, one with the student's 512 tokens, one with Mistral's; other pairs by --pair. Students are trained in a plain
+torch loop, without a term of the package, in as many steps as there. The target of a position is the token of the text,
+the distribution of the teacher with the same tokens, or that of the other one, carried over as counted: where both
+begin a token, or also inside of the teacher's tokens. *Starts* are the positions of the answers at which both
+tokenisations begin a token; the table has held-out nats/token there, inside, and of all. *By chance*: as many positions
+as there are starts, drawn anew each time. The first lines are the teachers' own. The held-out rows and the seed are
+others than those of the study.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ from distillab.data.vocabularies import vocabularies
 from distillab.models.loading import load_model
 from distillab.objectives.carried import Carrier
 
-PAIR = "mistral-tok512"
 CHANCE = "same tokens / text, by chance"
 TARGETS = {
     "text / text": ("text", "text"),
@@ -62,11 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     judged = options.shared / "rows" / "judged.jsonl"
     first = TEACHER_ROWS + HELD_OUT_ROWS
     judged.write_bytes(b"".join(source.read_bytes().splitlines(keepends=True)[first : first + _JUDGED]))
+    student_name = PAIRS[options.pair][1]
     teacher, student = (
         load_reader(
             str(options.materials / "tokenizers" / name), revision=None, template="auto", kind="pair", max_tokens=640
         )
-        for name in PAIRS[PAIR]
+        for name in PAIRS[options.pair]
     )
     train, held_out = (
         pair_rows(
@@ -75,9 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )[0]
         for file in (files["train"], judged)
     )
-    models = [_load(options.shared / "teachers" / name / "student") for name in PAIRS[PAIR]]
+    models = [_load(options.shared / "teachers" / name / "student") for name in PAIRS[options.pair]]
     targets = _Targets(student, teacher, train, *models)
-    config = shape(options.shared / "shapes" / "student", width=64, layers=2, ids=len(student.tokenizer))
+    config = shape(
+        options.shared / "shapes" / f"student-{student_name}", width=64, layers=2, ids=len(student.tokenizer)
+    )
     print("| target at starts / inside | starts | inside | all |\n|---|---|---|---|")
     for name, kinds in (("same", ("same", "same")), ("other, carried", ("starts", "inside"))):
         _print_line(f"the teacher, {name} tokens", [targets.judged(row, kinds) for row in held_out])
@@ -278,7 +281,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--rate", type=float, default=6e-3, help="learning rate")
     parser.add_argument("--weight", type=float, default=1.0, help="of the positions that have a teacher's distribution")
-    parser.add_argument("--only", choices=TARGETS, nargs="+", default=list(TARGETS), help="targets; default: all")
+    parser.add_argument("--pair", choices=PAIRS, default="mistral-tok512", help="tokenizers of teacher and student")
+    parser.add_argument("--only", choices=TARGETS, nargs="*", default=list(TARGETS), help="targets; default: all")
     return parser
 
 
