@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokenizers = [options.materials / "tokenizers" / name for name in PAIRS[options.pair]]
     teachers = [options.shared / "teachers" / folder.name for folder in tokenizers]
     jobs = [
-        partial(_train_teacher, output, data, folder, options.steps)
+        partial(_train_teacher, output, data, folder, options)
         for output, folder in zip(teachers, tokenizers, strict=True)
     ]
     run_jobs(jobs, workers=options.workers)
@@ -162,7 +162,7 @@ def all_arms(same_tokens: Path) -> list[ArmConfig]:
     ]
 
 
-def _train_teacher(output: Path, data: dict[str, Path], tokenizer: Path, steps: int) -> None:
+def _train_teacher(output: Path, data: dict[str, Path], tokenizer: Path, options: argparse.Namespace) -> None:
     execute(
         RunRecipe(
             name=f"teacher-{tokenizer.name}",
@@ -174,7 +174,12 @@ def _train_teacher(output: Path, data: dict[str, Path], tokenizer: Path, steps: 
             data=_data(data["teacher"], data["held_out"], _IDS[tokenizer.name]),
             method="sft",
             training=TrainingConfig(
-                steps=steps, batch_size=8, learning_rate=4e-3, warmup_steps=40, evaluate_every=100, device="cpu"
+                steps=options.steps,
+                batch_size=8,
+                learning_rate=options.teacher_rate,
+                warmup_steps=40,
+                evaluate_every=100,
+                device="cpu",
             ),
             evaluation=_EVALUATION,
             output=str(output),
@@ -218,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shared", type=Path, default=shared, help="folder of rows and teachers, which pairs share")
     parser.add_argument("--pair", choices=PAIRS, default="mistral-tinyllama", help="tokenizers of teacher and student")
     parser.add_argument("--steps", type=int, default=400, help="of each teacher")
+    parser.add_argument("--teacher-rate", type=float, default=4e-3, help="learning rate of the teachers")
     parser.add_argument("--student-steps", type=int, default=150, help="of each student")
     parser.add_argument("--rate", type=float, default=6e-3, help="learning rate of the students")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
