@@ -32,7 +32,6 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 THINKING = CHATML.replace("m['content'] +", "m['content'].split('</think>')[-1] +")
-# what a macro writes can be read again, so that every conversation is rendered anew
 MACRO = "{% macro said(text) %}{{ text }}{% endmacro %}" + CHATML.replace("m['content'] +", "said(m['content']) +")
 CASES = [("dolly/dev.jsonl", "plain"), ("gsm8k/train.jsonl", "plain"), ("tinystories/stories_dev.jsonl", "plain")]
 CASES += [("dolly/dev.jsonl", CHATML), ("gsm8k/train.jsonl", CHATML), ("gsm8k/train.jsonl", THINKING)]

@@ -138,7 +138,6 @@ LOOKS = [
     "{{ m.content | upper }}",
     "{{ m.content | replace('a', 'b') }}",
     "{% if m.content is lower %}a{% endif %}",
-    "{% if m.content is sequence %}a{% endif %}",
     "{% if m.content > 'm' %}a{% endif %}",
     "{{ m.content[0:2] }}",
     "{{ '%s' % m.content }}",
@@ -150,14 +149,22 @@ LOOKS = [
     "{{ messages | map(attribute='content') | unique | list | length }}",
     "{{ m.content * 2 }}",
     "{{ (m.content ~ 'x') | length }}",
-    "{% set x %}{{ m.content }}{% endset %}{{ x | length }}",
     "{% filter upper %}{{ m.content }}{% endfilter %}",
     "{% macro f() %}{{ m.content }}{% endmacro %}{{ f() | upper }}",
     "{{ {m.content: 1} | length }}",
-    "{% if loop.changed(m.content) %}a{% endif %}",
-    "{{ m.content.startswith(m.content) }}",
     "{{ m.content.split(sep='t') | last }}",
-    "{% if 'x' in m.content ~ 'x' %}a{% endif %}",
+    "{% autoescape true %}{{ m.content }}{% endautoescape %}",
+    "{% set x %}{{ m.content }}{% endset %}{{ x | length }}",
+    "{% if m.content | length is number and m.content == '' %}a{% endif %}",
+    "{% for i in range(m.content | length) %}a{% endfor %}",
+    "{{ (m.content | length | int) // 3 }}",
+    "{{ (messages | list)[m.content | length] }}",
+    "{{ 'abc'[m.content] }}",
+    "{{ {'a': 1}[m.content] }}",
+    "{% if {'a': 1}[m.content | length] %}a{% endif %}",
+    "{% if (m.content | length) is divisibleby 2 %}a{% endif %}",
+    "{% if m.content.startswith(('long', 'b')) %}a{% endif %}",
+    "{% if m.content is sameas 'long text' %}a{% endif %}",
 ]
 WRITES = [
     "{{ m.content }}",
@@ -172,6 +179,13 @@ WRITES = [
     "{{ messages | map(attribute='content') | first }}",
     "{{ (messages | map(attribute='content') | list)[-1] }}",
     "{{ strftime_now('%d') }}{{ m.content }}",
+    "{% if m.content is sequence and m.content is iterable and m.content is not true %}a{% endif %}",
+    "{% if m.content == none %}n{% elif m.content != 3 and m.content not in [1] %}{{ m.content | string }}{% endif %}",
+    "{% macro said(text, by) %}[{{ text }}{{ by }}]{% endmacro %}{{ said(m.content, by=m.role) }}",
+    "{% macro f() %}<{{ caller(m.role) }}>{% endmacro %}{% call(r) f() %}{{ m.content ~ r }}{% endcall %}",
+    "{% set x %}{{ m.content }}{{ m.role }}{% endset %}{{ x ~ x }}",
+    "{% block b scoped %}{{ m.content }}{% endblock %}",
+    "{% generation %}{{ m.content }}{% endgeneration %}",
 ]
 FOLLOWED = [
     "{% if m.content == 'long text' %}a{% endif %}",
@@ -183,6 +197,16 @@ FOLLOWED = [
     "{{ m.content.split('text')[0].rstrip('\n').split(' ')[-1].lstrip('\n') }}|{{ m.content.split(' ') | length }}",
     "{% for part in m.content.split('t') %}{{ part }},{% endfor %}",
     "{% if m.content.startswith('long') and not m.content.endswith('\n') %}{{ m.content.strip() }}{% endif %}",
+    "{{ m.content | default('none', true) }}{{ m.missing | default(m.content) }}",
+    "{% macro f(t) %}{{ t }}{% endmacro %}{% set c = f(m.content) | trim %}{% if 'long' in c %}{{ c }}{% endif %}",
+    "{% set x %}{{ m.content }}{% endset %}{% if x == 'long text' %}a{% else %}{{ x.split(' ')[0] }}{% endif %}",
+    "{% filter trim %}{{ m.content }}{% endfilter %}",
+    "{% if loop.changed(m.content) %}a{% endif %}",
+    "{{ m.content.startswith(m.content) }}{{ m.content == messages[0].content }}",
+    "{% if 'g' in m.content ~ 'x' and (m.content ~ '\n').endswith('t\n') %}a{% endif %}",
+    "{% macro f() %}{{ m.content }}x{% endmacro %}{% if f() == 'x' %}a{% endif %}{{ (f() ~ m.content) | trim }}",
+    "{% if m.content | trim | length > 0 %}a{% endif %}{% if 8 >= m.content | count %}b{% endif %}",
+    "{% if not m.content | length %}a{% endif %}{{ [m.content | length, 7] | max == 7 }}",
     "{% if 'long' in m.content %}{{ m.content | trim }}{% elif m.content.strip('b ') %}b{% endif %}",
 ]
 
@@ -199,7 +223,7 @@ def test_what_is_kept_of_a_template_renders_any_texts(real_tokenizer, monkeypatc
     tokenizer = real_tokenizer("gpt2")
     monkeypatch.setattr(tokenizer, "chat_template", "{% for m in messages %}" + body + "|{% endfor %}")
     keeps = ChatTemplate(tokenizer, datetime.date(2026, 11, 29))
-    for texts in itertools.product(["long text", " Short\n", "", "b {{ x }}", "long text\ufdee0\ufdef"], repeat=2):
+    for texts in itertools.product(["long text", " Short\n", "", "b <{{ x }}>", "long text\ufdee0\ufdef"], repeat=2):
         anew = ChatTemplate(tokenizer, datetime.date(2026, 11, 29))
         assert rendered(keeps, list(texts), kept=True) == rendered(anew, list(texts), kept=False)
     assert bool(keeps._slots) == (body not in LOOKS)

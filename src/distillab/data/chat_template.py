@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from distillab.data.template_limits import LONGEST_SOURCE, LimitedEnvironment, TooMuchWork
-from distillab.data.template_slots import OPEN, Inspected, Slots, Trace, captures_output
+from distillab.data.template_slots import OPEN, Inspected, Slots, Trace
 from distillab.errors import DataError
 
 _CLOCK = "strftime_now"  # how transformers calls the clock of a template
@@ -53,7 +53,8 @@ class ChatTemplate:
         try:
             tree = self._environment.parse(self.source)
             self.reads_date = any(node.name == _CLOCK for node in tree.find_all(nodes.Name))
-            self._fills = not captures_output(tree) and OPEN not in self.source
+            # escaping would change the texts
+            self._fills = tree.find(nodes.EvalContextModifier) is None and OPEN not in self.source
             self._slots: dict[tuple[object, ...], list[Slots]] = {}
             self._template = self._environment.from_string(self.source, globals={_CLOCK: midnight.strftime})
         except (TemplateError, RecursionError) as error:
@@ -94,7 +95,7 @@ class ChatTemplate:
         *roles, generation_prompt = structure
         trace = Trace(texts)
         opaque = [{"role": role, "content": one} for role, one in zip(roles, trace.opaque(), strict=True)]
-        self._environment.begin()
+        self._environment.begin(trace)
         try:
             form = Slots(self._template.render(self._variables(opaque, generation_prompt, tools=None)), trace.steps)
         except (Inspected, TemplateError, *_FAILURES):

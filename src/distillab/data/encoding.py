@@ -29,12 +29,12 @@ from distillab.data.example_table import ExampleTable
 from distillab.data.examples import Example
 from distillab.data.lost_text import LostText
 from distillab.data.rendering import RenderedSegment, Template
+from distillab.data.scored_bytes import ScoredBytes
 from distillab.data.sequences import Joined, flat_rows
 from distillab.data.store import fingerprint_of, stored
 from distillab.data.supervised_text import SupervisedText
 from distillab.errors import DataError
 from distillab.files import read_json, write_json
-from distillab.pairing.token_bytes import TokenMeaning, token_meanings
 from distillab.progress import Progress
 from distillab.records import EncodingCounts
 
@@ -92,6 +92,7 @@ class Encoder:
         self._lost = LostText(tokenizer)
         self._ends = {self.eos_id, *(_id_of(tokenizer, end) for end in template.ends)}
         self._pad_id = tokenizer.pad_token_id
+        self._scored_bytes = ScoredBytes(tokenizer, self._borders, self.stop_ids)
 
     def with_max_tokens(self, max_tokens: int | None) -> Encoder:
         """Return the same with another limit; None: without one."""
@@ -234,31 +235,9 @@ class Encoder:
     def scored_bytes(self, example: Example) -> int:
         """Return the UTF-8 bytes of the text whose tokens are predicted, for a row that is not truncated.
 
-        These are the rendered answers without the tokens that end them. If no begin token is added, the first token
-        does not count either, because nothing predicts it.
+        See `ScoredBytes`.
         """
-        segments = self.template.render(example)
-        text_bytes = sum(len(self._open_text(segment).encode()) for segment in segments if segment.supervised)
-        nothing_before = not self._begin_of(example) and segments[0].supervised
-        return text_bytes - (self._first_token_bytes(segments[0].text) if nothing_before else 0)
-
-    def _open_text(self, segment: RenderedSegment) -> str:
-        """Return a segment's text without the token that ends the answer, if the template writes it."""
-        found = list(self._borders.added.find(segment.text, literal=segment.literal))
-        closed = found and found[-1].id in self.stop_ids and found[-1].end == len(segment.text)
-        return segment.text[: found[-1].start] if closed else segment.text
-
-    def _first_token_bytes(self, text: str) -> int:
-        first = self._meanings[self._borders.encode([Piece(text, ((0, len(text)),))])[0][0]]
-        if first.kind == "special":  # the bytes of an unknown token are not known
-            places = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-            return len(text[: places[0][1]].encode())
-        # a prefix space of the tokenizer is not part of the text
-        return len(first.data if text[0].isspace() else first.data.removeprefix(b" "))
-
-    @cached_property
-    def _meanings(self) -> list[TokenMeaning]:
-        return token_meanings(self._tokenizer)
+        return self._scored_bytes.of(self.template.render(example), begun=bool(self._begin_of(example)))
 
     @property
     def fingerprint(self) -> str:

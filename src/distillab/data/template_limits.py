@@ -21,7 +21,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from distillab.data.template_slots import TESTS, Inspected, OpaqueText
+from distillab.data.template_slots import TESTS, Inspected, Opaque, OpaqueLength, OpaqueText, Trace, marked
 
 LONGEST = 1 << 24  # characters of one text, items of one list
 MOST_WORK = 1 << 26  # characters made by one rendering; a turn of a loop and an item written out count as more
@@ -63,11 +63,16 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         self.filters = {name: self._counted(name, function) for name, function in like.filters.items()}
         tests: dict[str, Any] = dict(like.tests)
         self.tests = {name: _answered(name, test) for name, test in tests.items()}
-        self.concat = self._together  # type: ignore[method-assign]
+        self.concat = self._together  # type: ignore[method-assign, assignment]
         self.begin()
 
-    def begin(self) -> None:
-        """Give the next rendering a new budget."""
+    def begin(self, trace: Trace | None = None) -> None:
+        """Give the next rendering a new budget.
+
+        Args:
+            trace: of the opaque texts that it gets: what it writes with them in it is opaque too.
+        """
+        self._trace = trace
         self._left = self._look_at = MOST_WORK
         self._deadline: float | None = None
 
@@ -144,8 +149,10 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             before, value, others = args[:place], args[place : place + 1], args[place + 1 :]
             if value and not isinstance(value[0], str | Mapping | list | tuple) and name in ("join", "list"):
                 value = (list(value[0]) if isinstance(value[0], Iterable) else value[0],)
-            if any(isinstance(each, OpaqueText) for each in (*value, *others, *kwargs.values())):
-                return _trimmed(name, *value, *others, *kwargs.values())
+            if any(isinstance(each, Opaque) for each in (*value, *others, *kwargs.values())):
+                # `default` asks a text only whether it is empty
+                given = (*value, *others, *kwargs.values())
+                return function(*value, *others, **kwargs) if name in ("default", "d") else _filtered(name, *given)
             if name not in _READ_ONLY:
                 self.spend(self._weight([*value, *others, *kwargs.values()]))
             if name == "join" and value:
@@ -164,18 +171,20 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     def _printed(self, value: Any) -> Any:
         """Count a value that a template writes, before it becomes text."""
         if isinstance(value, OpaqueText):
-            return value.written()
+            return marked(value)
         if not isinstance(value, str):
             self.spend(self._weight(value))
         return value
 
-    def _together(self, parts: Iterable[str]) -> str:
+    def _together(self, parts: Iterable[str]) -> str | OpaqueText:
         kept, size = [], 0
-        for part in parts:
+        # what a block or a filter of one has made is not printed
+        for part in map(self._printed, parts):
             size += len(part)
             self._require_size(size, spend=len(part))
             kept.append(part)
-        return "".join(kept)
+        text = "".join(kept)
+        return text if self._trace is None else self._trace.written(text)
 
     def _require_modest(self, name: str, owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """Refuse a method call whose result would be too large; return the arguments with iterators as lists."""
@@ -252,19 +261,19 @@ class _Counting(NodeTransformer):
 def _answered(name: str, test: Callable[..., Any]) -> Callable[..., bool]:
     @wraps(test)  # keeps the mark by which jinja passes its environment first
     def answered(*args: Any) -> bool:
-        if not any(isinstance(value, OpaqueText) for value in args):
+        if not any(isinstance(value, Opaque) for value in args):
             return bool(test(*args))
-        if len(args) > 1 or name not in TESTS:
+        if len(args) > 1 or name not in TESTS or not isinstance(args[0], OpaqueText):
             raise Inspected
         return TESTS[name]
 
     return answered
 
 
-def _trimmed(name: str, value: Any, *others: Any) -> OpaqueText:
-    if name != "trim" or others or not isinstance(value, OpaqueText):
+def _filtered(name: str, value: Any, *others: Any) -> Any:
+    if others or not isinstance(value, OpaqueText) or name not in ("count", "length", "string", "trim"):
         raise Inspected
-    return value.strip()
+    return value if name == "string" else value.strip() if name == "trim" else OpaqueLength(value)
 
 
 def _call(name: str, args: list[nodes.Expr], line: int) -> nodes.Call:

@@ -10,17 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import eq, ge, gt, le, lt
 from typing import Any, NamedTuple, NoReturn
-
-from jinja2 import nodes
 
 OPEN, CLOSE = "\ufdee", "\ufdef"  # noncharacters of Unicode, around the number of a text
 _SLOT = re.compile(f"{OPEN}(\\d+){CLOSE}")
-# These keep what is written as a text that the template can read again.
-_CAPTURING = (nodes.AssignBlock, nodes.Block, nodes.CallBlock, nodes.FilterBlock, nodes.Macro)
 # The answers of Jinja's tests on a text.
 TESTS = {"string": True, "defined": True, "undefined": False, "none": False, "mapping": False, "number": False}
-TESTS |= {"boolean": False, "integer": False, "float": False, "callable": False}
+TESTS |= {"boolean": False, "integer": False, "float": False, "callable": False, "true": False, "false": False}
+TESTS |= {"iterable": True, "sequence": True, "escaped": False}
 # None makes more text than there was.
 _METHODS = {"endswith", "lstrip", "rstrip", "split", "startswith", "strip"}
 _MOST_PARTS = 32
@@ -30,18 +28,34 @@ class Inspected(Exception):
     """A template uses a text in a way that is not recorded."""
 
 
-class Step(NamedTuple):
-    """A method called on a text.
+class Parts(tuple[str | int, ...]):
+    """A text: literal text and numbers of texts, those of the conversation first, then those that the steps made."""
 
-    Attributes:
-        text: its number: those of the conversation first, then those that the steps made.
-        method: a function of the text and `args`.
-        answer: what the method has to return, True or False, or how many texts; None: it makes one text.
-    """
+    __slots__ = ()
 
-    text: int
+    def of(self, texts: Sequence[str]) -> str:
+        """Return it of these texts."""
+        return "".join([part if isinstance(part, str) else texts[part] for part in self])
+
+
+class Call(NamedTuple):
+    """A method called on a text."""
+
+    text: Parts
     method: Callable[..., Any]
-    args: tuple[str | int | None, ...]
+    args: tuple[str | int | Parts | None, ...]
+
+    def result(self, texts: Sequence[str]) -> Any:
+        """Return what the method returns of these texts."""
+        return self.method(
+            self.text.of(texts), *(arg.of(texts) if isinstance(arg, Parts) else arg for arg in self.args)
+        )
+
+
+class Step(NamedTuple):
+    """A call, and what it has to return, True or False, or how many texts; None: it makes one text."""
+
+    call: Call
     answer: bool | int | None
 
 
@@ -59,64 +73,81 @@ class Trace:
 
     def opaque(self) -> list[OpaqueText]:
         """Return the texts."""
-        return [OpaqueText(self, [number]) for number in range(len(self._texts))]
+        return [OpaqueText(self, Parts([number])) for number in range(len(self._texts))]
 
-    def asked(self, text: int, method: Callable[..., Any], *args: Any) -> Any:
-        """Record a step, once, and return its result: a text, several, or True or False.
+    def written(self, text: str) -> str | OpaqueText:
+        """Return what a template has written, whose marks are texts."""
+        parts = [int(part) if place % 2 else part for place, part in enumerate(_SLOT.split(text))]
+        return OpaqueText(self, Parts(part for part in parts if part != "")) if len(parts) > 1 else text
+
+    def asked(self, call: Call) -> Any:
+        """Record a call, once, and return its result: a text, several, or True or False.
 
         Raises:
-            Inspected: it depends on more than one text, or makes many.
+            Inspected: it has other arguments, or makes many texts.
         """
-        if not all(isinstance(value, str | int | None) for value in args):
+        if not all(isinstance(value, str | int | Parts | None) for value in call.args):
             raise Inspected
-        call = (text, method, args)
         if call not in self._known:
-            self._known[call] = self._recorded(*call)
+            self._known[call] = self._recorded(call)
         return self._known[call]
 
-    def _recorded(self, text: int, method: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        found = method(self._texts[text], *args)
-        answer = None if isinstance(found, str) else len(found) if isinstance(found, list) else found
+    def _recorded(self, call: Call) -> Any:
+        found = call.result(self._texts)
         if isinstance(found, list) and len(found) > _MOST_PARTS:
             raise Inspected
-        self.steps.append(Step(text, method, args, answer))
+        answer = None if isinstance(found, str) else len(found) if isinstance(found, list) else found
+        self.steps.append(Step(call, answer))
         if isinstance(found, bool):
             return found
         made = [found] if isinstance(found, str) else found
         first = len(self._texts)
         self._texts += made
-        several = tuple(OpaqueText(self, [first + number]) for number in range(len(made)))
+        several = tuple(OpaqueText(self, Parts([first + number])) for number in range(len(made)))
         return several if isinstance(found, list) else several[0]
 
 
-def _inspected(self: object, *_: object) -> NoReturn:
+def _refuse(self: object, *_: object) -> NoReturn:
     raise Inspected
 
 
-class OpaqueText:
+_inspected: Any = _refuse  # of any signature
+
+
+class Opaque:
+    """A value that is not known. A use of it that cannot be recorded raises `Inspected`."""
+
+    __slots__ = ()
+    __add__ = __radd__ = __contains__ = __bool__ = __eq__ = __lt__ = __le__ = __gt__ = __ge__ = _inspected
+    __str__ = __repr__ = __format__ = __hash__ = __len__ = __iter__ = __index__ = _inspected
+    __getitem__ = __getattr__ = __mul__ = __rmul__ = __mod__ = __rmod__ = _inspected
+
+
+class OpaqueText(Opaque):
     """A text that is not known, or several joined.
 
     Args:
         trace: records what is asked of it.
-        parts: literal text and numbers of texts.
+        parts: of it.
     """
 
     __slots__ = ("_parts", "_trace")
+    __hash__ = _inspected
 
-    def __init__(self, trace: Trace, parts: Sequence[str | int]) -> None:
-        self._trace, self._parts = trace, tuple(parts)
+    def __init__(self, trace: Trace, parts: Parts) -> None:
+        self._trace, self._parts = trace, parts
 
     def __add__(self, other: object) -> OpaqueText:
-        return OpaqueText(self._trace, (*self._parts, *_parts_of(other)))
+        return OpaqueText(self._trace, Parts([*self._parts, *_parts_of(other)]))
 
     def __radd__(self, other: object) -> OpaqueText:
-        return OpaqueText(self._trace, (*_parts_of(other), *self._parts))
+        return OpaqueText(self._trace, Parts([*_parts_of(other), *self._parts]))
 
     def __bool__(self) -> bool:
-        return any(part if isinstance(part, str) else self._trace.asked(part, bool) for part in self._parts)
+        return bool(self._asked(bool))
 
     def __eq__(self, other: object) -> bool:
-        return bool(self._asked(str.__eq__, other))
+        return isinstance(other, str | OpaqueText) and bool(self._asked(str.__eq__, other))
 
     def __contains__(self, other: object) -> bool:
         return bool(self._asked(str.__contains__, other))
@@ -126,37 +157,53 @@ class OpaqueText:
             raise Inspected
         return partial(self._asked, getattr(str, name))
 
-    def _asked(self, method: Callable[..., Any], *args: object) -> Any:
-        if len(self._parts) > 1 or isinstance(self._parts[0], str):
-            raise Inspected
-        return self._trace.asked(self._parts[0], method, *args)
+    def _asked(self, method: Callable[..., Any], *args: Any) -> Any:
+        """Record a call of a method, and return its result."""
+        known = (arg._parts if isinstance(arg, OpaqueText) else arg for arg in args)
+        return self._trace.asked(Call(self._parts, method, tuple(known)))
 
-    def written(self) -> str:
-        """Return the text for the output, with marks for the texts in it."""
-        return "".join(part if isinstance(part, str) else f"{OPEN}{part}{CLOSE}" for part in self._parts)
 
-    __str__ = __repr__ = __format__ = __hash__ = __len__ = __iter__ = _inspected
-    __getitem__ = __lt__ = __le__ = __gt__ = __ge__ = __mul__ = __rmul__ = __mod__ = __rmod__ = _inspected
+def _of_length(compare: Callable[[Any, Any], bool]) -> Callable[[OpaqueLength, object], bool]:
+    def compared(text: str, other: object) -> bool:
+        return compare(len(text), other)
+
+    def asked(self: OpaqueLength, other: object) -> bool:
+        return bool(self._text._asked(compared, other))
+
+    return asked
+
+
+class OpaqueLength(Opaque):
+    """The length of a text that is not known, which can be compared with numbers."""
+
+    __slots__ = ("_text",)
+    __hash__ = _inspected
+    __eq__, __lt__, __le__, __gt__, __ge__ = map(_of_length, (eq, lt, le, gt, ge))
+
+    def __init__(self, text: OpaqueText) -> None:
+        self._text = text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
 
 
 class Slots:
     """A rendering with places for the texts.
 
     Args:
-        rendered: with the marks of texts.
+        rendered: of opaque texts.
         steps: of the same rendering.
     """
 
-    def __init__(self, rendered: str, steps: Sequence[Step]) -> None:
-        self._parts = _SLOT.split(rendered)
-        self._numbers = [int(number) for number in self._parts[1::2]]
+    def __init__(self, rendered: str | OpaqueText, steps: Sequence[Step]) -> None:
+        self._parts = _parts_of(rendered)
         self._steps = tuple(steps)
 
     def filled(self, texts: Sequence[str]) -> str | None:
         """Return the rendering of these texts; None: a step has another answer."""
         known = [*texts]
-        for text, method, args, answer in self._steps:
-            found = method(known[text], *args)
+        for call, answer in self._steps:
+            found = call.result(known)
             if answer is None:
                 known.append(found)
             elif isinstance(found, list):
@@ -165,19 +212,17 @@ class Slots:
                 known += found
             elif found is not answer:
                 return None
-        parts = self._parts.copy()
-        parts[1::2] = [known[number] for number in self._numbers]
-        return "".join(parts)
+        return self._parts.of(known)
 
 
-def captures_output(tree: nodes.Template) -> bool:
-    """Return whether a template can read again what it has written."""
-    return next(tree.find_all(_CAPTURING), None) is not None
+def marked(text: OpaqueText) -> str:
+    """Return a text for the output, with marks for the texts in it."""
+    return "".join(part if isinstance(part, str) else f"{OPEN}{part}{CLOSE}" for part in text._parts)
 
 
-def _parts_of(value: object) -> tuple[str | int, ...]:
+def _parts_of(value: object) -> Parts:
     if isinstance(value, OpaqueText):
         return value._parts
     if isinstance(value, str):
-        return (value,)
+        return Parts([value])
     raise Inspected
