@@ -20,13 +20,12 @@ from bench.machine import ROOT
 from bench.measure import Probe
 from bench.pair import student_of, teacher_of
 from bench.settings import ACROSS_BASE, Run, Size
+from distillab.config.layer_terms import ContrastiveConfig, SpanHiddenStatesConfig
 from distillab.config.terms import (
-    ContrastiveConfig,
     DualSpaceConfig,
     MeasuredTransportConfig,
     MergedSpansConfig,
     SortedProbabilitiesConfig,
-    SpanHiddenStatesConfig,
     SpanLikelihoodConfig,
     TermConfig,
     TokenDivergenceConfig,

@@ -21,14 +21,14 @@ from transformers import LlamaConfig
 from bench.commands import OUTPUT
 from distillab.config.data import ColumnsConfig, DataConfig, HeldOutConfig, SourceConfig
 from distillab.config.evaluation import EvaluationConfig
+from distillab.config.layer_terms import SpanHiddenStatesConfig
 from distillab.config.run import RunRecipe
 from distillab.config.student import StudentConfig
 from distillab.config.study import ArmConfig, StudyRecipe
 from distillab.config.teacher import TeacherAnswersConfig, TeacherConfig
+from distillab.config.term_base import LinearWeight
 from distillab.config.terms import (
-    LinearWeight,
     MeasuredTransportConfig,
-    SpanHiddenStatesConfig,
     TokenDivergenceConfig,
     TopKTransportConfig,
     VocabularyProjectionConfig,

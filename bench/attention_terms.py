@@ -16,7 +16,7 @@ import torch
 
 from bench.pair import answer_mask, student_of, teacher_of, token_ids
 from bench.settings import SIZES, Size
-from distillab.config.terms import AttentionMapsConfig, AttentionRelationsConfig
+from distillab.config.layer_terms import AttentionMapsConfig, AttentionRelationsConfig
 from distillab.models.activations import Activations, record_activations
 from distillab.models.attention import require_maps
 from distillab.models.batch import TokenBatch

@@ -16,13 +16,8 @@ from transformers import PreTrainedModel
 from bench.measure import Finished, Probe
 from bench.pair import answer_mask, digest, student_of, teacher_of, token_ids
 from bench.settings import LEARNING_RATE, SEED, WITHOUT_TEACHER, Run, Size
-from distillab.config.terms import (
-    AttentionRelationsConfig,
-    CrossEntropyConfig,
-    HiddenStatesConfig,
-    TermConfig,
-    TokenDivergenceConfig,
-)
+from distillab.config.layer_terms import AttentionRelationsConfig, HiddenStatesConfig
+from distillab.config.terms import CrossEntropyConfig, TermConfig, TokenDivergenceConfig
 from distillab.config.training import TrainingConfig
 from distillab.data.collation import Collator, TokenDataset
 from distillab.data.encoding import EncodedRow, EncodedSplit

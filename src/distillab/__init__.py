@@ -6,8 +6,9 @@ imported when it is first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from distillab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from distillab import divergences, doctor, terms
@@ -41,16 +42,5 @@ _MODULE_OF = {
     "distil": "distillab.api.distil",
     "prune": "distillab.api.prune",
 }
-_MODULES = ("divergences", "doctor", "terms")
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"distillab.{name}")
-    if name in _MODULE_OF:
-        return getattr(importlib.import_module(_MODULE_OF[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF, submodules=("divergences", "doctor", "terms"))

@@ -13,7 +13,7 @@ import pytest
 
 import distillab as dl
 from distillab.config import terms as settings
-from distillab.config.terms import BaseTermConfig
+from distillab.config.term_base import BaseTermConfig
 
 HEAVY = ("torch", "transformers", "datasets", "numpy", "pandas")
 

@@ -10,7 +10,8 @@ from typing import get_args
 import pytest
 
 from distillab.config import METHODS, Method, RunRecipe, load_recipe
-from distillab.config.terms import TermConfig, weight_text
+from distillab.config.term_base import weight_text
+from distillab.config.terms import TermConfig
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "methods").glob("*.md"))
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import distillab.divergences as divergences
-from distillab.config.terms import Divergence
+from distillab.config.term_base import Divergence
 from distillab.divergences import divergence
 from distillab.divergences.by_name import BY_NAME
 from distillab.errors import ConfigError, ShapeError

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from distillab.config.loader import load_recipe
 from distillab.config.methods import METHODS
 from distillab.config.run import RunRecipe
-from distillab.config.terms import Divergence, TermConfig
+from distillab.config.term_base import Divergence
+from distillab.config.terms import TermConfig
 from distillab.export.finished import read_finished_run
 from distillab.export.formulas import DIVERGENCES, TERMS, formula_of
 from distillab.files import file_sha256

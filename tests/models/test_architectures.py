@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from distillab.config.terms import AttentionMapsConfig, AttentionRelationsConfig, HiddenStatesConfig
+from distillab.config.layer_terms import AttentionMapsConfig, AttentionRelationsConfig, HiddenStatesConfig
 from distillab.errors import ConfigError
 from distillab.models.generation import Decoding, Generated, generate_batches
 from distillab.models.padding import reads_left_padding, require_no_left_padding_read

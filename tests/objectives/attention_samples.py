@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from distillab.config.terms import Positions
+from distillab.config.layer_terms import Positions
 from distillab.models.batch import TokenBatch
 
 Layout = Literal["left", "right", "packed"]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillab.config.terms import ContrastiveConfig
+from distillab.config.layer_terms import ContrastiveConfig
 from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedRow
 from distillab.data.paired import PairedCollator, PairedRow

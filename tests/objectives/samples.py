@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillab.config.terms import HiddenStatesConfig
+from distillab.config.layer_terms import HiddenStatesConfig
 from distillab.models.activations import Activations
 from distillab.models.batch import TokenBatch
 from distillab.models.structure import ModelShape

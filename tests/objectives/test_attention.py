@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distillab.config.terms import AttentionMapsConfig, AttentionRelationsConfig
+from distillab.config.layer_terms import AttentionMapsConfig, AttentionRelationsConfig
 from distillab.models.activations import record_activations
 from distillab.models.attention import require_maps
 from distillab.models.batch import TokenBatch

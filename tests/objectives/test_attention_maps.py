@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distillab.config.terms import AttentionMapsConfig
+from distillab.config.layer_terms import AttentionMapsConfig
 from distillab.errors import ConfigError
 from distillab.models.activations import Activations
 from distillab.models.structure import ModelShape

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distillab.config.terms import AttentionRelationsConfig, Positions
+from distillab.config.layer_terms import AttentionRelationsConfig, Positions
 from distillab.errors import ConfigError
 from distillab.models.activations import Activations
 from distillab.models.projections import QKV

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from distillab.config.terms import ContrastiveConfig
+from distillab.config.layer_terms import ContrastiveConfig
 from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedRow
 from distillab.data.paired import PairedCollator, PairedRow

@@ -12,13 +12,8 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from distillab.config.terms import (
-    BaseTermConfig,
-    CrossEntropyConfig,
-    CustomDivergenceConfig,
-    CustomLossConfig,
-    TokenDivergenceConfig,
-)
+from distillab.config.term_base import BaseTermConfig
+from distillab.config.terms import CrossEntropyConfig, CustomDivergenceConfig, CustomLossConfig, TokenDivergenceConfig
 from distillab.data.collation import Collator, IndexedRow
 from distillab.divergences import forward_kl
 from distillab.errors import ConfigError, TeacherError

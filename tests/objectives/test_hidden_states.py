@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from distillab.config.terms import HiddenStatesConfig
+from distillab.config.layer_terms import HiddenStatesConfig
 from distillab.errors import ShapeError
 from distillab.models.activations import Activations, ActivationSpec, record_activations
 from distillab.models.batch import TokenBatch

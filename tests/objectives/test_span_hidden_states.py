@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from distillab.config.terms import HiddenStatesConfig, SpanHiddenStatesConfig
+from distillab.config.layer_terms import HiddenStatesConfig, SpanHiddenStatesConfig
 from distillab.errors import ConfigError, NumericsError, ShapeError
 from distillab.models.activations import Activations, ActivationSpec, record_activations
 from distillab.models.aligned_positions import align_batch

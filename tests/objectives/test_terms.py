@@ -9,20 +9,22 @@ from typing import get_args
 import pytest
 import torch
 
-from distillab.config.methods import METHODS
-from distillab.config.terms import (
+from distillab.config.layer_terms import (
     AttentionMapsConfig,
     AttentionRelationsConfig,
-    BaseTermConfig,
     ContrastiveConfig,
+    HiddenStatesConfig,
+    SpanHiddenStatesConfig,
+)
+from distillab.config.methods import METHODS
+from distillab.config.term_base import BaseTermConfig
+from distillab.config.terms import (
     CrossEntropyConfig,
     DualSpaceConfig,
-    HiddenStatesConfig,
     MeasuredTransportConfig,
     MergedSpansConfig,
     SampledDivergenceConfig,
     SortedProbabilitiesConfig,
-    SpanHiddenStatesConfig,
     SpanLikelihoodConfig,
     TermConfig,
     TokenDivergenceConfig,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from distillab.config.layer_terms import HiddenStatesConfig, SpanHiddenStatesConfig
 from distillab.config.methods import METHODS, Method
 from distillab.config.terms import (
     CrossEntropyConfig,
-    HiddenStatesConfig,
     MergedSpansConfig,
-    SpanHiddenStatesConfig,
     TermConfig,
     TokenDivergenceConfig,
     VocabularyProjectionConfig,

@@ -20,7 +20,8 @@ from distillab.config.run import RunRecipe
 from distillab.config.study import StudyRecipe
 from distillab.errors import ConfigError, DistillabError
 from distillab.preflight.devices import DEVICES, device_named
-from distillab.preflight.estimate import ArmCost, Estimate, estimate, longest_first
+from distillab.preflight.estimate import ArmCost, estimate
+from distillab.preflight.estimated import Estimate, longest_first
 from distillab.preflight.machine import weights_of
 from distillab.preflight.memory import RunMemory, run_memory, unloaded_memory
 from distillab.runs.budget import passes

@@ -27,10 +27,9 @@ from distillab.config.cache import (
     SampledKind,
     TopKKind,
 )
+from distillab.config.layer_terms import AttentionRelationsConfig, HiddenStatesConfig
 from distillab.config.terms import (
-    AttentionRelationsConfig,
     CrossEntropyConfig,
-    HiddenStatesConfig,
     SampledDivergenceConfig,
     TermConfig,
     TokenDivergenceConfig,

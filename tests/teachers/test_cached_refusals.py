@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from distillab.config.cache import AttentionInputsKind, FullKind, HiddenStatesKind, KindConfig, SampledKind, TopKKind
-from distillab.config.terms import AttentionRelationsConfig, HiddenStatesConfig, TokenDivergenceConfig
+from distillab.config.layer_terms import AttentionRelationsConfig, HiddenStatesConfig
+from distillab.config.terms import TokenDivergenceConfig
 from distillab.data.collation import Collator, IndexedRow
 from distillab.data.encoding import EncodedRow
 from distillab.errors import CacheMismatch, TeacherError

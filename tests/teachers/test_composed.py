@@ -12,10 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from distillab.config.layer_terms import AttentionRelationsConfig, HiddenStatesConfig
 from distillab.config.terms import (
-    AttentionRelationsConfig,
     CrossEntropyConfig,
-    HiddenStatesConfig,
     SampledDivergenceConfig,
     TermConfig,
     TokenDivergenceConfig,

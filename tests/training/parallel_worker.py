@@ -14,16 +14,11 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainerCallback
 
+from distillab.config.layer_terms import AttentionRelationsConfig, HiddenStatesConfig
 from distillab.config.parallel import ParallelConfig
 from distillab.config.student import AdapterConfig
 from distillab.config.teacher import TeacherConfig
-from distillab.config.terms import (
-    AttentionRelationsConfig,
-    CrossEntropyConfig,
-    HiddenStatesConfig,
-    TermConfig,
-    TokenDivergenceConfig,
-)
+from distillab.config.terms import CrossEntropyConfig, TermConfig, TokenDivergenceConfig
 from distillab.config.training import TrainingConfig
 from distillab.data.collation import Collator, TokenDataset
 from distillab.models.adapters import add_adapter

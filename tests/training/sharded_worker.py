@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from distillab.config.terms import CrossEntropyConfig, HiddenStatesConfig, TokenDivergenceConfig
+from distillab.config.layer_terms import HiddenStatesConfig
+from distillab.config.terms import CrossEntropyConfig, TokenDivergenceConfig
 from distillab.data.collation import Collator, IndexedRow
 from distillab.models.batch import TokenBatch
 from distillab.models.structure import model_shape

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from distillab.alignment.projection import HOWS, VocabularyProjection
-from distillab.config.terms import ContrastiveConfig, CrossEntropyConfig, DualSpaceConfig
+from distillab.config.layer_terms import ContrastiveConfig
+from distillab.config.terms import CrossEntropyConfig, DualSpaceConfig
 from distillab.config.training import TrainingConfig
 from distillab.data.collation import Collator
 from distillab.data.encoding import EncodedRow

@@ -6,14 +6,9 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from distillab.config.layer_terms import AttentionRelationsConfig, HiddenStatesConfig
 from distillab.config.on_policy import StudentAnswersConfig
-from distillab.config.terms import (
-    AttentionRelationsConfig,
-    CrossEntropyConfig,
-    HiddenStatesConfig,
-    TermConfig,
-    TokenDivergenceConfig,
-)
+from distillab.config.terms import CrossEntropyConfig, TermConfig, TokenDivergenceConfig
 from distillab.config.training import TrainingConfig
 from distillab.data.collation import Collator, TokenDataset
 from distillab.models.structure import model_shape

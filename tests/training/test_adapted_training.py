@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from distillab.config.layer_terms import AttentionMapsConfig, HiddenStatesConfig
 from distillab.config.methods import METHODS
 from distillab.config.student import AdapterConfig
-from distillab.config.terms import AttentionMapsConfig, CrossEntropyConfig, HiddenStatesConfig, TermConfig
+from distillab.config.terms import CrossEntropyConfig, TermConfig
 from distillab.models.adapters import add_adapter
 from tests.training.conftest import Train, ragged_split, teacher, tiny_llama
 

@@ -10,14 +10,8 @@ import pytest
 import torch
 
 from distillab.config.cache import AttentionInputsKind, FullKind, HiddenStatesKind, KindConfig, TopKKind
-from distillab.config.terms import (
-    AttentionRelationsConfig,
-    CrossEntropyConfig,
-    HiddenStatesConfig,
-    TermConfig,
-    TokenDivergenceConfig,
-    TopKDivergenceConfig,
-)
+from distillab.config.layer_terms import AttentionRelationsConfig, HiddenStatesConfig
+from distillab.config.terms import CrossEntropyConfig, TermConfig, TokenDivergenceConfig, TopKDivergenceConfig
 from tests.teachers.cache_building import build, cached, peaked_teacher
 from tests.training.conftest import Train, ragged_split
 

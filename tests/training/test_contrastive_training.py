@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distillab.config.terms import ContrastiveConfig
+from distillab.config.layer_terms import ContrastiveConfig
 from distillab.training.checkpoints import checkpoint_bytes
 from distillab.training.projectors import FILE, detach
 from distillab.training.step_report import StepReport

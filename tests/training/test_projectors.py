@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from distillab.config.layer_terms import HiddenStatesConfig
 from distillab.config.run import RunRecipe
-from distillab.config.terms import CrossEntropyConfig, HiddenStatesConfig
+from distillab.config.terms import CrossEntropyConfig
 from distillab.config.training import TrainingConfig
 from distillab.data.collation import Collator, TokenDataset
 from distillab.models.structure import model_shape

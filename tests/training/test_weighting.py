@@ -9,16 +9,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from distillab.config.layer_terms import AttentionRelationsConfig, HiddenStatesConfig
 from distillab.config.run import RunRecipe
-from distillab.config.terms import (
-    AttentionRelationsConfig,
-    CrossEntropyConfig,
-    HiddenStatesConfig,
-    LinearWeight,
-    TermConfig,
-    TokenDivergenceConfig,
-    Weight,
-)
+from distillab.config.term_base import LinearWeight, Weight
+from distillab.config.terms import CrossEntropyConfig, TermConfig, TokenDivergenceConfig
 from distillab.data.collation import Collator, IndexedRow
 from distillab.errors import ConfigError
 from distillab.models.structure import decoder_blocks, model_shape

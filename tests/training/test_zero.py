@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from distillab.config.terms import CrossEntropyConfig, HiddenStatesConfig, TermConfig, TokenDivergenceConfig
+from distillab.config.layer_terms import HiddenStatesConfig
+from distillab.config.terms import CrossEntropyConfig, TermConfig, TokenDivergenceConfig
 from distillab.config.training import TrainingConfig
 from distillab.errors import ConfigError
 from distillab.models.structure import model_shape

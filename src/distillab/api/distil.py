@@ -16,7 +16,7 @@ from distillab.api.given import Model, Rows, Teacher
 from distillab.api.recipe import RecipeBuilder, Settings, quiet, terms_of
 from distillab.cli.console import show_run
 from distillab.config.run import RunRecipe
-from distillab.config.terms import BaseTermConfig
+from distillab.config.term_base import BaseTermConfig
 from distillab.errors import ConfigError
 from distillab.files import read_json_lines
 from distillab.models.adapters import load_adapter

@@ -13,7 +13,7 @@ from distillab.api.given import Model, Rows, Teacher, given, tokenizer_of
 from distillab.config.loader import build_recipe
 from distillab.config.run import RunRecipe
 from distillab.config.study import StudyRecipe
-from distillab.config.terms import BaseTermConfig
+from distillab.config.term_base import BaseTermConfig
 from distillab.data.sources import given_rows
 from distillab.errors import ConfigError
 from distillab.in_memory import IN_MEMORY, ModelInMemory, holding, path_of

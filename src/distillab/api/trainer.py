@@ -24,7 +24,7 @@ from distillab.api.evaluation import EvalRows, eval_rows, eval_values
 from distillab.api.given import Model, Rows
 from distillab.api.recipe import RecipeBuilder, quiet, terms_of
 from distillab.config.run import RunRecipe
-from distillab.config.terms import BaseTermConfig
+from distillab.config.term_base import BaseTermConfig
 from distillab.errors import ConfigError, TeacherError
 from distillab.objectives.term import Objective
 from distillab.runs.inputs import load_inputs

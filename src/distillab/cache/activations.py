@@ -16,7 +16,7 @@ from pydantic import Field
 from distillab.cache.layout import BYTES, WIDEST, Cell, ColumnType, KindLayout, Section, cuts
 from distillab.cache.streams import Cursor, Stored
 from distillab.cache.values import from_int8_rows, int8_rows
-from distillab.config.terms import Positions
+from distillab.config.layer_terms import Positions
 from distillab.errors import NumericsError, ShapeError
 from distillab.records.base import Record
 

@@ -12,7 +12,7 @@ from distillab.errors import ConfigError
 from distillab.terminal import echo, plural
 
 if TYPE_CHECKING:
-    from distillab.preflight.estimate import Estimate
+    from distillab.preflight.estimated import Estimate
 
 
 def estimate_command(
@@ -67,7 +67,7 @@ def estimate_command(
 
 def _show(found: Estimate, title: str) -> bool:
     """Print an estimate; return whether the device has the memory."""
-    from distillab.preflight.estimate import UTILISATION
+    from distillab.preflight.estimated import UTILISATION
     from distillab.preflight.machine import size
 
     device = found.device

@@ -86,7 +86,7 @@ def _fitting_text(answers: dict[str, str], pair: PairCheck, device: Device, outp
     from distillab.config import StudyRecipe
     from distillab.config.loader import apply_overrides, build_recipe
     from distillab.preflight.estimate import estimate
-    from distillab.study.study import Study
+    from distillab.study.plan import StudyPlan
 
     values = _values(answers, pair, device, output)
     for changes in _FITS:
@@ -97,7 +97,7 @@ def _fitting_text(answers: dict[str, str], pair: PairCheck, device: Device, outp
         fits = found.memory_bytes <= device.memory_bytes
         if fits:
             break
-    rows = len(Study(recipe, reproduce="", needs_weights=False).inputs(recipe.arms[0]).train.rows)
+    rows = len(StudyPlan(recipe, needs_weights=False).inputs(recipe.arms[0]).train.rows)
     tried["training"]["steps"] = steps = min(max(_STEPS[0], math.ceil(_EPOCHS * rows / _BATCH)), _STEPS[1])
     tried["training"]["warmup_steps"] = steps // 20
     if found.runs[0].weights.student > _LARGE and recipe.student.adapter is None:

@@ -100,7 +100,7 @@ def load_any(path: Path, overrides: Sequence[str]) -> RunRecipe | StudyRecipe:
 def show_losses(recipe: RunRecipe | StudyRecipe) -> None:
     """Print the terms and weights of each method: presets have others for a student that starts from random weights."""
     from distillab.config import RunRecipe
-    from distillab.config.terms import weight_text
+    from distillab.config.term_base import weight_text
 
     methods = {recipe.method: recipe} if isinstance(recipe, RunRecipe) else {arm.name: arm for arm in recipe.arms}
     echo(f"losses, for a student with {recipe.student.init} weights:")

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from distillab.config.base import PathText, Settings
-from distillab.config.terms import Positions
+from distillab.config.layer_terms import Positions
 
 
 def _each_once(value: tuple[int, ...], *, least: int) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ from distillab.config.on_policy import AnswersSetting, StudentAnswersConfig, req
 from distillab.config.several_teachers import require_teachers_fit
 from distillab.config.student import Init, StudentConfig
 from distillab.config.teacher import TeacherConfig, TeacherCorrectionConfig
-from distillab.config.terms import AnyTermConfig, is_balanced
+from distillab.config.term_base import is_balanced
+from distillab.config.terms import AnyTermConfig
 from distillab.config.training import TrainingConfig
 from distillab.errors import near_names
 

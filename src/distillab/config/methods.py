@@ -7,24 +7,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from distillab.config.on_policy import StoredAnswers, StudentAnswersConfig, require_teaching
-from distillab.config.student import Init
-from distillab.config.terms import (
+from distillab.config.layer_terms import (
     AttentionMapsConfig,
     AttentionRelationsConfig,
     ContrastiveConfig,
+    HiddenStatesConfig,
+    SpanHiddenStatesConfig,
+)
+from distillab.config.on_policy import StoredAnswers, StudentAnswersConfig, require_teaching
+from distillab.config.student import Init
+from distillab.config.term_base import LinearWeight, TokenRequirement
+from distillab.config.terms import (
     CrossEntropyConfig,
     DualSpaceConfig,
-    HiddenStatesConfig,
-    LinearWeight,
     MeasuredTransportConfig,
     MergedSpansConfig,
     SortedProbabilitiesConfig,
-    SpanHiddenStatesConfig,
     SpanLikelihoodConfig,
     TermConfig,
     TokenDivergenceConfig,
-    TokenRequirement,
     TransportConfig,
     VocabularyProjectionConfig,
 )

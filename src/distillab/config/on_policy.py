@@ -10,13 +10,8 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, mod
 from distillab.config.base import FolderText, Settings
 from distillab.config.served import ServerConfig
 from distillab.config.teacher import TeacherConfig
-from distillab.config.terms import (
-    BaseTermConfig,
-    DualSpaceConfig,
-    MergedSpansConfig,
-    SpanLikelihoodConfig,
-    TopKDivergenceConfig,
-)
+from distillab.config.term_base import BaseTermConfig
+from distillab.config.terms import DualSpaceConfig, MergedSpansConfig, SpanLikelihoodConfig, TopKDivergenceConfig
 from distillab.config.training import TrainingConfig
 
 StoredAnswers = Literal["dataset", "teacher"]

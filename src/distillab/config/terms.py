@@ -1,4 +1,4 @@
-"""Settings of each term, its class, and the access level and tokens that it needs."""
+"""Settings of the terms on next tokens, and all that a recipe can write; those on layers are in `layer_terms`."""
 
 from __future__ import annotations
 
@@ -16,86 +16,15 @@ from pydantic import (
     model_validator,
 )
 
-from distillab.config.base import Settings
+from distillab.config.layer_terms import (
+    AttentionMapsConfig,
+    AttentionRelationsConfig,
+    ContrastiveConfig,
+    HiddenStatesConfig,
+    SpanHiddenStatesConfig,
+)
+from distillab.config.term_base import BaseTermConfig, DivergenceTermConfig, TokenRequirement
 from distillab.records import AccessLevel
-
-# shared: ids mean the same in both tokenizers. aligned: two tokenisations of the same text, aligned by spans.
-TokenRequirement = Literal["shared", "aligned", "any"]
-Divergence = Literal[
-    "forward_kl",
-    "reverse_kl",
-    "jensen_shannon",
-    "skewed_forward_kl",
-    "skewed_reverse_kl",
-    "adaptive_kl",
-    "total_variation",
-    "alpha_beta",
-]
-Relation = Literal["query", "key", "value"]
-Positions = Literal["answer", "all"]
-LayerMap = Literal["last", "uniform", "embeddings"] | tuple[tuple[int, int], ...]
-
-# Which setting belongs to which divergence; every other combination is refused.
-_PARAMETERS: dict[str, tuple[str, ...]] = {
-    "jensen_shannon": ("teacher_weight",),
-    "skewed_forward_kl": ("skew",),
-    "skewed_reverse_kl": ("skew",),
-    "adaptive_kl": ("head_mass",),
-    "alpha_beta": ("alpha", "beta"),
-}
-
-
-class LinearWeight(Settings):
-    """A factor that changes linearly from `start` to `end` over the run's optimizer steps."""
-
-    start: float = Field(ge=0, description="at the first step")
-    end: float = Field(ge=0, description="at the last step")
-    balanced: bool = Field(
-        default=False, description="multiply the balanced weight by the factor, instead of using it as the weight"
-    )
-
-
-Weight = Annotated[float, Field(gt=0)] | LinearWeight | Literal["balanced"]
-
-
-def is_balanced(weight: Weight) -> bool:
-    """Return whether a weight is set by measured gradients."""
-    return weight == "balanced" or (isinstance(weight, LinearWeight) and weight.balanced)
-
-
-def weight_text(weight: Weight) -> str:
-    """Return a weight as console and report show it."""
-    match weight:
-        case LinearWeight(start=start, end=end, balanced=balanced):
-            return f"{'balanced ' if balanced else ''}{start:g}→{end:g}"
-        case str():
-            return weight
-    return f"{weight:g}"
-
-
-class BaseTermConfig(Settings):
-    """Base of the term settings.
-
-    Class attributes:
-        target: "module:Class" of the term. It is imported when the term is built, so that settings load no torch.
-        access: what the term needs from the teacher.
-        tokens: shared, if token ids of the two models must mean the same; aligned, if the term reads two tokenisations
-            of the same text.
-        matches: for a term that matches the tokens of two vocabularies: the kind of the term that it equals if both
-            vocabularies are the same.
-        needs_common_tokens: whether such a term compares nothing but tokens of both vocabularies.
-    """
-
-    target: ClassVar[str]
-    access: ClassVar[AccessLevel] = "none"
-    tokens: ClassVar[TokenRequirement] = "any"
-    matches: ClassVar[str | None] = None
-    needs_common_tokens: ClassVar[bool] = True
-    weight: Weight = Field(
-        default=1.0,
-        description="factor of this term in the sum: a number, {start, end}, or balanced (its gradient is kept as "
-        "large as that of the terms that are not balanced); {start, end, balanced: true} scales the balanced weight",
-    )
 
 
 class CrossEntropyConfig(BaseTermConfig):
@@ -105,45 +34,7 @@ class CrossEntropyConfig(BaseTermConfig):
     kind: Literal["cross_entropy"] = "cross_entropy"
 
 
-class _DivergenceTermConfig(BaseTermConfig):
-    """Base of the settings of terms that compare two next-token distributions by a divergence."""
-
-    divergence: Divergence = Field(default="forward_kl", description="between the two next-token distributions")
-    teacher_weight: float | None = Field(
-        default=None, gt=0, lt=1, description="w of jensen_shannon, M = w·teacher + (1-w)·student"
-    )
-    skew: float | None = Field(
-        default=None, gt=0, lt=1, description="of skewed_*_kl: the share of the first distribution in the second"
-    )
-    head_mass: float | None = Field(
-        default=None, gt=0, lt=1, description="of adaptive_kl: teacher probability that the head holds at least"
-    )
-    alpha: float | None = Field(default=None, description="of alpha_beta: power of the teacher's probability")
-    beta: float | None = Field(default=None, description="of alpha_beta: power of the student's probability")
-    temperature: float = Field(default=1.0, gt=0, description="the logits of both models are divided by it")
-    rescale_by_temperature_squared: bool = Field(
-        default=False, description="multiply by temperature² (Hinton et al. 2015)"
-    )
-
-    @model_validator(mode="after")
-    def _parameters_belong_to_the_divergence(self) -> _DivergenceTermConfig:
-        wanted = _PARAMETERS.get(self.divergence, ())
-        for name in ("teacher_weight", "skew", "head_mass", "alpha", "beta"):
-            given = getattr(self, name) is not None
-            if given and name not in wanted:
-                owners = [owner for owner, names in _PARAMETERS.items() if name in names]
-                raise ValueError(f"{name} belongs to {' and '.join(owners)}; {self.divergence} has no such setting")
-            if not given and name in wanted:
-                raise ValueError(f"{self.divergence} needs {name}")
-        return self
-
-    @property
-    def parameters(self) -> dict[str, float]:
-        """The settings that belong to the divergence alone, by their names."""
-        return {name: getattr(self, name) for name in _PARAMETERS.get(self.divergence, ())}
-
-
-class TokenDivergenceConfig(_DivergenceTermConfig):
+class TokenDivergenceConfig(DivergenceTermConfig):
     """Divergence between the teacher's and the student's next-token distributions, index by index."""
 
     target: ClassVar[str] = "distillab.objectives.token_divergence:TokenDivergence"
@@ -152,7 +43,7 @@ class TokenDivergenceConfig(_DivergenceTermConfig):
     kind: Literal["token_divergence"] = "token_divergence"
 
 
-class TopKDivergenceConfig(_DivergenceTermConfig):
+class TopKDivergenceConfig(DivergenceTermConfig):
     """Divergence from the teacher's top-k log-probabilities, as APIs and small caches provide them."""
 
     target: ClassVar[str] = "distillab.objectives.top_k_divergence:TopKDivergence"
@@ -187,7 +78,7 @@ class SampledDivergenceConfig(BaseTermConfig):
     temperature: float = Field(default=1.0, gt=0, description="the logits of both models are divided by it")
 
 
-class VocabularyProjectionConfig(_DivergenceTermConfig):
+class VocabularyProjectionConfig(DivergenceTermConfig):
     """Divergence between next-token distributions of two vocabularies, where both tokenisations begin a token."""
 
     target: ClassVar[str] = "distillab.objectives.vocabulary_projection:VocabularyProjection"
@@ -214,7 +105,7 @@ class VocabularyProjectionConfig(_DivergenceTermConfig):
         return self
 
 
-class TransportConfig(_DivergenceTermConfig):
+class TransportConfig(DivergenceTermConfig):
     """Base of the settings of terms that carry the teacher's distribution over to the student's tokens."""
 
     tokens: ClassVar[TokenRequirement] = "aligned"
@@ -301,7 +192,7 @@ class SortedProbabilitiesConfig(BaseTermConfig):
     temperature: float = Field(default=1.0, gt=0, description="the logits of both models are divided by it")
 
 
-class MergedSpansConfig(_DivergenceTermConfig):
+class MergedSpansConfig(DivergenceTermConfig):
     """Divergence between distributions merged over spans by the chain rule (GOLD); unmatched tokens are sorted."""
 
     target: ClassVar[str] = "distillab.objectives.merged_spans:MergedSpans"
@@ -331,24 +222,6 @@ class DualSpaceConfig(BaseTermConfig):
         description="causal: no position attends beyond its own span, and to no state of the "
         "student that has read more text than the teacher; full: the whole answer, as published",
     )
-    projector_learning_rate: float | None = Field(
-        default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"
-    )
-
-
-class ContrastiveConfig(BaseTermConfig):
-    """InfoNCE: the two models' states of the same span are the positive pair, other spans are negatives."""
-
-    target: ClassVar[str] = "distillab.objectives.contrastive:Contrastive"
-    access: ClassVar[AccessLevel] = "internals"
-    tokens: ClassVar[TokenRequirement] = "aligned"
-    kind: Literal["contrastive"] = "contrastive"
-    layers: LayerMap = Field(default="last", description="as for hidden_states")
-    width: int = Field(default=128, ge=1, description="of the space that both models are projected to")
-    temperature: Annotated[float, Field(gt=0)] | Literal["learned"] = Field(
-        default=0.07, description="the similarities are divided by it; learned: from 0.07 on, between 0.01 and 1"
-    )
-    queue: int = Field(default=4096, ge=0, description="spans of the teacher kept from earlier steps as negatives")
     projector_learning_rate: float | None = Field(
         default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"
     )
@@ -391,105 +264,6 @@ class CustomDivergenceConfig(_CustomTermConfig):
     tokens: ClassVar[TokenRequirement] = "shared"
     arguments: ClassVar[tuple[str, ...]] = ("student_logits", "teacher_logits", "labels")
     kind: Literal["custom_divergence"] = "custom_divergence"
-
-
-class _ActivationTermConfig(BaseTermConfig):
-    """Base of the settings of terms that compare activations of the two models, position by position."""
-
-    access: ClassVar[AccessLevel] = "internals"
-    tokens: ClassVar[TokenRequirement] = "shared"
-    positions: Positions = Field(default="answer", description="answer: where the answer is predicted; or all")
-
-
-class HiddenStatesConfig(_ActivationTermConfig):
-    """Distance between hidden states of mapped layers."""
-
-    target: ClassVar[str] = "distillab.objectives.hidden_states:HiddenStates"
-    kind: Literal["hidden_states"] = "hidden_states"
-    layers: LayerMap = Field(
-        default="last",
-        description="last, uniform, embeddings, or pairs [student, teacher]; 0 is the embeddings, n the n-th block",
-    )
-    loss: Literal["mse", "cosine", "cka"] = Field(
-        default="mse",
-        description="mse: mean squared error; cosine: 1 − cosine; cka: 1 − linear CKA over the positions of a batch",
-    )
-    projector: Literal["auto", "linear", "none"] = Field(
-        default="auto", description="student width -> teacher width; auto: linear where the widths differ"
-    )
-    projector_init: Literal["least_squares", "orthogonal"] = Field(
-        default="least_squares", description="least_squares: fitted on the first batch; orthogonal: random"
-    )
-    projector_learning_rate: float | None = Field(
-        default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"
-    )
-
-    @model_validator(mode="after")
-    def _cka_needs_no_projector(self) -> HiddenStatesConfig:
-        if self.loss == "cka" and self.projector == "linear":
-            raise ValueError("cka compares layers of any width without a projector; leave projector at auto")
-        return self
-
-
-class SpanHiddenStatesConfig(BaseTermConfig):
-    """The same for two tokenisations: states are averaged over the spans that both have in common."""
-
-    target: ClassVar[str] = "distillab.objectives.span_hidden_states:SpanHiddenStates"
-    access: ClassVar[AccessLevel] = "internals"
-    tokens: ClassVar[TokenRequirement] = "aligned"
-    kind: Literal["span_hidden_states"] = "span_hidden_states"
-    layers: LayerMap = Field(default="last", description="as for hidden_states")
-    loss: Literal["mse", "cosine"] = Field(default="mse", description="mse: mean squared error; cosine: 1 − cosine")
-    pooling: Literal["mean", "last"] = Field(default="mean", description="of a span's tokens; last: its last one")
-    projector: Literal["auto", "linear", "none"] = Field(default="auto", description="as for hidden_states")
-    projector_init: Literal["least_squares", "orthogonal"] = Field(
-        default="least_squares", description="least_squares: fitted on the first batch; orthogonal: random"
-    )
-    projector_learning_rate: float | None = Field(
-        default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"
-    )
-
-
-class AttentionRelationsConfig(_ActivationTermConfig):
-    """Divergence between self-attention relations of queries, keys and values (MiniLMv2)."""
-
-    target: ClassVar[str] = "distillab.objectives.attention_relations:AttentionRelations"
-    kind: Literal["attention_relations"] = "attention_relations"
-    layers: LayerMap = Field(default="last", description="last, uniform, or pairs [student, teacher] of blocks from 1")
-    relations: tuple[Relation, ...] = Field(
-        default=("query", "key", "value"), min_length=1, description="which projections of a block are compared"
-    )
-    heads: int | None = Field(
-        default=None, ge=1, description="relation heads; default: the most that divide all compared widths, at most 16"
-    )
-
-    @model_validator(mode="after")
-    def _blocks_only(self) -> AttentionRelationsConfig:
-        _require_blocks(self.layers)
-        if len(set(self.relations)) != len(self.relations):
-            raise ValueError("the same relation is given twice")
-        return self
-
-
-class AttentionMapsConfig(_ActivationTermConfig):
-    """Divergence between attention distributions; needs eager attention in both models."""
-
-    target: ClassVar[str] = "distillab.objectives.attention_maps:AttentionMaps"
-    kind: Literal["attention_maps"] = "attention_maps"
-    layers: LayerMap = Field(default="last", description="last, uniform, or pairs [student, teacher] of blocks from 1")
-    heads: Literal["matched", "mean"] = Field(
-        default="matched", description="matched: head by head, needs equal counts; mean: the mean over the heads"
-    )
-
-    @model_validator(mode="after")
-    def _blocks_only(self) -> AttentionMapsConfig:
-        _require_blocks(self.layers)
-        return self
-
-
-def _require_blocks(layers: LayerMap) -> None:
-    if layers == "embeddings" or (not isinstance(layers, str) and any(0 in pair for pair in layers)):
-        raise ValueError("embeddings have no attention: map blocks, which count from 1")
 
 
 TermConfig = Annotated[

@@ -5,8 +5,9 @@ Importing it loads nothing heavy: a name is imported when it is first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from distillab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from distillab.doctor.batch.audit import audit_batch
@@ -47,12 +48,4 @@ _MODULE_OF = {
     "watch": "distillab.doctor.watching",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULE_OF:
-        return getattr(importlib.import_module(_MODULE_OF[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distillab.config.terms import LinearWeight, weight_text
+from distillab.config.term_base import LinearWeight, weight_text
 
 DIVERGENCES = {
     "forward_kl": "KL(p ‖ q) = Σ p (log p − log q)",

@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from distillab.config.terms import AttentionMapsConfig
+from distillab.config.layer_terms import AttentionMapsConfig
 from distillab.divergences import forward_kl
 from distillab.errors import ConfigError
 from distillab.models.activations import Activations, ActivationSpec

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distillab.config.terms import AttentionRelationsConfig, Relation
+from distillab.config.layer_terms import AttentionRelationsConfig, Relation
 from distillab.divergences import forward_kl
 from distillab.errors import ConfigError
 from distillab.models.activations import Activations, ActivationSpec

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
 
-from distillab.config.terms import BaseTermConfig
+from distillab.config.term_base import BaseTermConfig
 from distillab.data.vocabularies import Vocabularies
 from distillab.errors import ConfigError, TeacherError
 from distillab.models.structure import ModelShape

@@ -14,7 +14,7 @@ from typing import Self, cast
 import torch
 from torch import Tensor
 
-from distillab.config.terms import ContrastiveConfig, Positions
+from distillab.config.layer_terms import ContrastiveConfig, Positions
 from distillab.errors import NumericsError
 from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.aligned_positions import require_alignment

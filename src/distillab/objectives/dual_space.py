@@ -11,7 +11,8 @@ from typing import Self, cast
 import torch
 from torch import Tensor
 
-from distillab.config.terms import DualSpaceConfig, Positions, TokenDivergenceConfig
+from distillab.config.layer_terms import Positions
+from distillab.config.terms import DualSpaceConfig, TokenDivergenceConfig
 from distillab.errors import NumericsError
 from distillab.models.activations import ActivationSpec
 from distillab.models.aligned_positions import require_alignment

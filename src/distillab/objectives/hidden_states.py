@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distillab.config.terms import HiddenStatesConfig
+from distillab.config.layer_terms import HiddenStatesConfig
 from distillab.errors import ShapeError
 from distillab.models.activations import Activations
 from distillab.models.batch import TokenBatch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distillab.config.terms import LayerMap
+from distillab.config.layer_terms import LayerMap
 from distillab.errors import ConfigError
 
 Pairs = tuple[tuple[int, int], ...]

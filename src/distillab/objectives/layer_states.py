@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from distillab.config.terms import HiddenStatesConfig, SpanHiddenStatesConfig
+from distillab.config.layer_terms import HiddenStatesConfig, SpanHiddenStatesConfig
 from distillab.errors import ConfigError
 from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.batch import TokenBatch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distillab.config.terms import Positions
+from distillab.config.layer_terms import Positions
 from distillab.models.batch import TokenBatch
 from distillab.models.scoring import predicting_positions
 

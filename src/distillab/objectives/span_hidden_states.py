@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from distillab.config.terms import Positions, SpanHiddenStatesConfig
+from distillab.config.layer_terms import Positions, SpanHiddenStatesConfig
 from distillab.errors import ShapeError
 from distillab.models.activations import Activations
 from distillab.models.aligned_positions import require_alignment

@@ -18,7 +18,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from distillab.config.terms import BaseTermConfig, Positions, TokenRequirement, Weight
+from distillab.config.layer_terms import Positions
+from distillab.config.term_base import BaseTermConfig, TokenRequirement, Weight
 from distillab.divergences.fused import Formula, Probabilities, evaluate
 from distillab.errors import TeacherError
 from distillab.models.activations import Activations, ActivationSpec

@@ -1,4 +1,4 @@
-"""What a recipe will take of a device: memory, disk, tokens, hours. From configurations and rows; no weights are read.
+"""Estimate what a recipe will take of a device, from configurations and rows; no weights are read.
 
 Hours are those of the floating-point operations, at the share of the device's peak that is stated: 2 a parameter and
 token for a forward pass (blocks: at all tokens; head: at the scored ones), twice that again for a backward pass. A
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from transformers import PreTrainedConfig
 
 from distillab.config.run import RunRecipe
-from distillab.config.served import ServerConfig
 from distillab.config.study import StudyRecipe
 from distillab.data.encoding import EncodedRow
 from distillab.errors import ConfigError
@@ -24,22 +23,19 @@ from distillab.models.loading import load_config
 from distillab.models.operations import forward_operations
 from distillab.models.pruning import student_config
 from distillab.preflight.devices import DEVICES, Device
-from distillab.preflight.machine import Parameters, Weights, parameters, weights_of, width_of
-from distillab.preflight.memory import RunMemory, resident_bytes, unloaded_memory
+from distillab.preflight.estimated import EVALUATION, UTILISATION, Asked, Estimate, RunEstimate, Signals
+from distillab.preflight.machine import Parameters, parameters, weights_of, width_of
+from distillab.preflight.memory import resident_bytes, unloaded_memory
 from distillab.runs.budget import passes
 from distillab.runs.correction import correction_recipe
 from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.parallel import processes_of
 from distillab.runs.signals import CacheJob, bytes_before_loading
 from distillab.runs.stored_signals import stored_signals
-from distillab.study.study import Study
+from distillab.study.plan import StudyPlan
 from distillab.study.teachers import one_teacher_each
 from distillab.teachers.stored.location import Part
 from distillab.training.arguments import curve_points
-
-EVALUATION = "evaluation of "
-UTILISATION = 0.4
-"""The share of a device's peak that training reaches."""
 
 
 @dataclass(frozen=True)
@@ -58,138 +54,6 @@ class Model:
     def forward(self, tokens: float, scored: float) -> float:
         """Return the operations of a forward pass."""
         return forward_operations(self.config, self.count.all, tokens=tokens, scored=scored)
-
-
-@dataclass(frozen=True)
-class RunEstimate:
-    """One arm: what each of its runs takes.
-
-    Attributes:
-        student_tokens, scored_tokens: that the student reads in training, and that are scored.
-        teacher_tokens: that the teacher reads while the student is trained.
-        training, evaluation: seconds; training on all processes over which it is divided.
-        processes: over which it is divided; the memory is that of one.
-    """
-
-    name: str
-    runs: int
-    processes: int
-    memory: RunMemory
-    student_tokens: float
-    scored_tokens: float
-    teacher_tokens: float
-    training: float
-    evaluation: float
-    weights: Weights
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Tokens that a server reads, and that it generates at most; what they cost by the recipe's prices, if it has any.
-
-    A server can count more: some forms of API read a row several times to score it.
-    """
-
-    read: int
-    written: int
-    money: float | None
-
-    @classmethod
-    def of(cls, server: ServerConfig, read: float, written: int = 0) -> Asked:
-        """Return these tokens with their price."""
-        prices, read = server.prices, round(read)
-        money = None if prices is None else prices.of(prompt=read, cached=0, completion=written)
-        return cls(read, written, money)
-
-
-@dataclass(frozen=True)
-class Signals:
-    """What is stored of a teacher on training rows.
-
-    Attributes:
-        tokens, bytes: of the rows, and of what is stored of them.
-        once: bytes that are stored once, the teacher's head.
-        seconds: of the teacher, on one device of each kind.
-        weights: bytes of the teacher.
-        reading: bytes a second that a run on one device reads, at most.
-    """
-
-    tokens: int
-    bytes: int
-    once: int
-    seconds: dict[str, float]
-    weights: int
-    reading: float
-
-
-@dataclass
-class Estimate:
-    """A recipe on one or several devices of a kind.
-
-    Attributes:
-        devices: how many; each has its own runs, and its share of the teachers' signals and answers.
-        runs: the arms, and the corrections of teachers.
-        together: how many runs go on at the same time on a device.
-        zero: the processes over which DeepSpeed divides a run.
-        shared: what is made once -> seconds.
-        cache_bytes: of the teachers' signals.
-        signals: of the teachers on training rows.
-        asked: what servers are asked for, each once.
-    """
-
-    device: Device
-    devices: int = 1
-    together: int = 1
-    zero: int = 1
-    runs: list[RunEstimate] = field(default_factory=list)
-    shared: dict[str, float] = field(default_factory=dict)
-    cache_bytes: int = 0
-    signals: dict[str, Signals] = field(default_factory=dict)
-    asked: dict[str, Asked] = field(default_factory=dict)
-
-    @property
-    def memory_bytes(self) -> int:
-        """Of the largest runs at the same time."""
-        return max(run.memory.total for run in self.runs) * self.together
-
-    @property
-    def disk(self) -> dict[str, int]:
-        """What is written -> bytes."""
-        return {
-            "teacher signals": self.cache_bytes,
-            "checkpoints": self.together * 2 * max(run.weights.checkpoint for run in self.runs),
-            "students": sum(run.runs * run.weights.student for run in self.runs),
-        }
-
-    @property
-    def seconds(self) -> float:
-        """All together, one after another."""
-        return sum(self._of_runs) + sum(self.shared.values())
-
-    @property
-    def side_by_side(self) -> float:
-        """Seconds on all devices: first what is shared, of which evaluations are not divided, then a run a device."""
-        whole = [seconds for name, seconds in self.shared.items() if name.startswith(EVALUATION)]
-        divided = (sum(self.shared.values()) - sum(whole)) / self.devices
-        return longest_first([*[divided] * self.devices, *whole], self.devices) + longest_first(
-            self._of_runs, self.devices
-        )
-
-    @property
-    def _of_runs(self) -> list[float]:
-        return [run.training + run.evaluation for run in self.runs for _ in range(run.runs)]
-
-
-def longest_first(jobs: Sequence[float], devices: int) -> float:
-    """Return the time of jobs that are started longest first, each on the device that is free first.
-
-    >>> longest_first([3, 2, 2, 1], 2)
-    4.0
-    """
-    ends = [0.0] * devices
-    for job in sorted(jobs, reverse=True):
-        ends[ends.index(min(ends))] += job
-    return max(ends)
 
 
 def estimate(recipe: RunRecipe | StudyRecipe, device: Device, *, devices: int = 1) -> Estimate:
@@ -216,7 +80,7 @@ def estimate(recipe: RunRecipe | StudyRecipe, device: Device, *, devices: int = 
         process, cached = resident_bytes(), stored_signals(inputs).train is not None
         ArmCost(found, inputs, recipe.method, process, cached).add(runs=1)
         return found
-    study = Study(recipe, reproduce="", needs_weights=False)
+    study = StudyPlan(recipe, needs_weights=False)
     found.together = math.ceil(min(recipe.workers, len(recipe.arms) * len(recipe.seeds)) / devices)
     study.inputs(recipe.arms[0])
     process, stored = resident_bytes(), recipe.teacher_signals == "cached"
@@ -364,7 +228,7 @@ class ArmCost:
         return max(computed, read)
 
 
-def _add_caches(found: Estimate, study: Study) -> None:
+def _add_caches(found: Estimate, study: StudyPlan) -> None:
     """Add the signals that a study stores, but those on answers that are not written yet."""
     parts: tuple[Part, ...] = ("train", "held_out")
     for part in parts:
@@ -393,7 +257,7 @@ def _add_caches(found: Estimate, study: Study) -> None:
                 )
 
 
-def _signals(found: Estimate, study: Study, job: CacheJob, *, weights: int, seconds: dict[str, float]) -> Signals:
+def _signals(found: Estimate, study: StudyPlan, job: CacheJob, *, weights: int, seconds: dict[str, float]) -> Signals:
     """Return what a job stores on training rows, and how fast the arms that read it do so."""
     tokens, once = _token_counts(job.rows)[0], bytes_before_loading(replace(job, rows=()))
     stored = bytes_before_loading(job) - once

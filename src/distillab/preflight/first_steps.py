@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from distillab.config.terms import LinearWeight, TermConfig
+from distillab.config.term_base import LinearWeight
+from distillab.config.terms import TermConfig
 from distillab.doctor.checks import from_page
 from distillab.doctor.clock import Clock
 from distillab.errors import NumericsError

@@ -34,7 +34,7 @@ from distillab.runs.several import open_teacher
 from distillab.runs.signals import bytes_before_loading
 from distillab.runs.student import load_student
 from distillab.runs.teacher import RunTeacher
-from distillab.study.study import Study
+from distillab.study.plan import StudyPlan
 from distillab.teachers.stored.location import Part
 from distillab.terminal import plural
 
@@ -70,7 +70,7 @@ def audit_recipe(
         DistillabError: an error from before a run begins: missing weights, unreadable rows, terms that do not fit.
     """
     if isinstance(recipe, StudyRecipe):
-        study = Study(recipe, reproduce="")
+        study = StudyPlan(recipe)
         return audit_study(study.showing_mismatches() if demonstrate_mismatch else study, limit_s=limit_s)
     clock = Clock(limit_s)
     inputs = load_inputs(recipe)
@@ -81,7 +81,7 @@ def audit_recipe(
     return _check(_sorted_out(recipe.name, (arm,), Budget(process_bytes=resident_bytes())), clock)
 
 
-def audit_study(study: Study, *, limit_s: float = LIMIT_S) -> Investigation:
+def audit_study(study: StudyPlan, *, limit_s: float = LIMIT_S) -> Investigation:
     """Check a study before it runs, with its loaded tokenizers and rows.
 
     Raises:
@@ -224,7 +224,7 @@ def _teacher_bytes(arms: Sequence[Arm], weights: Sequence[Weights]) -> dict[int,
     return {id(arm.source): one.teacher for arm, one in zip(arms, weights, strict=True)}
 
 
-def _cache_bytes(study: Study) -> int:
+def _cache_bytes(study: StudyPlan) -> int:
     """Return the size of the teacher signals of a study, without those on its answers, which do not exist yet."""
     caches, found = study.caches, 0
     for part in _PARTS:

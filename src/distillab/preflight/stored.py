@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from distillab.config.cache import KindConfig, SampledKind, TextKind
-from distillab.config.terms import AttentionMapsConfig
+from distillab.config.layer_terms import AttentionMapsConfig
 from distillab.doctor.checks import from_page
 from distillab.doctor.clock import Clock
 from distillab.errors import TeacherError

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from distillab.config.terms import TokenRequirement
+from distillab.config.term_base import TokenRequirement
 from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.data.examples import Example
 from distillab.data.reading import Reader

@@ -22,8 +22,8 @@ from distillab.runs.lock import held, worker_lock
 from distillab.runs.signals import CacheJob, arms_kinds, bytes_before_loading, held_out_kinds, require_given, write_part
 from distillab.runs.teacher import RunTeacher
 from distillab.runs.teacher_view import TeacherView
+from distillab.study.plan import StudyPlan
 from distillab.study.ray_workers import RayWorkers
-from distillab.study.study import Study
 from distillab.study.teachers import one_teacher_each, only_teacher
 from distillab.teachers.served.journal import FOLDER as SERVED
 from distillab.teachers.served.journal import file_of
@@ -144,7 +144,7 @@ def _of_study(recipe: StudyRecipe) -> list[CacheBuild]:
         raise ConfigError(
             "The study reads no cache.", where="teacher_signals: online", fix="set teacher_signals: cached"
         )
-    study = Study(recipe, reproduce="")
+    study = StudyPlan(recipe)
     caches = study.caches
     builds: dict[Path, CacheBuild] = {}
     for arm in one_teacher_each(recipe, recipe.arms):

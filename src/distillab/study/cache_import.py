@@ -36,8 +36,8 @@ from distillab.runs.inputs import RunInputs, load_inputs
 from distillab.runs.lock import held
 from distillab.runs.teacher_view import TokenView
 from distillab.teachers.protocol import TeacherIdentity
+from distillab.teachers.stored.kept_tokens import ACTUAL_LOGP
 from distillab.teachers.stored.location import keep_tokenizer
-from distillab.teachers.stored.tokens import ACTUAL_LOGP
 from distillab.teachers.stored.writing import identity_of
 
 Array = npt.NDArray[Any]

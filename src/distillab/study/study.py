@@ -17,18 +17,13 @@ folder/
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
-from distillab.config.run import RunRecipe
-from distillab.config.study import ArmConfig, StudyRecipe
-from distillab.config.teacher import TeacherConfig
-from distillab.config.training import BudgetConfig
+from distillab.config.study import ArmConfig
 from distillab.data.encoding import EncodedSplit
 from distillab.errors import ConfigError
 from distillab.evaluation.references import reference_lines
@@ -40,87 +35,57 @@ from distillab.records import (
     RunCost,
     RunRecord,
     StudyResults,
-    TokenizerContract,
     read_record,
     write_record,
 )
-from distillab.runs.budget import budget_of_sft
-from distillab.runs.dates import dated
 from distillab.runs.folder import RECORD, claim, require_claimable
-from distillab.runs.inputs import RunInputs, load_inputs
+from distillab.runs.inputs import RunInputs
 from distillab.runs.lock import held, require_free, worker_lock
 from distillab.runs.pruned import keep_student
 from distillab.runs.run import execute
 from distillab.runs.several import open_teacher
-from distillab.runs.signals import require_given, write_part
+from distillab.runs.signals import write_part
 from distillab.runs.stored_signals import NOTHING_STORED, StoredSignals
 from distillab.runs.teacher import RunTeacher
-from distillab.runs.training_data import MakeCollator
 from distillab.study.baselines import UNDISTILLED, Baselines, teacher_stem
-from distillab.study.caches import OTHERWISE, StudyCaches
+from distillab.study.caches import OTHERWISE
 from distillab.study.corrections import correct_teachers
 from distillab.study.order import OneRun, first_comparison, in_stages
 from distillab.study.own_text import OWN_TEXT, lacking_own_text, measure_own_text, with_own_text
+from distillab.study.plan import StudyPlan
 from distillab.study.ray_workers import RayWorkers, wait_until_seen
 from distillab.study.results import assemble
 from distillab.study.so_far import ResultsSoFar
 from distillab.study.teachers import (
     PartArm,
     arm_of_each_evaluated,
-    arm_of_each_teacher,
     in_full_precision,
     one_teacher_each,
-    only_teacher,
-    require_distinct,
 )
 from distillab.study.workers import Workers, do_in_worker
 from distillab.teachers.served.journal import FOLDER as SERVED
 from distillab.teachers.spec import teacher_name
 from distillab.teachers.stored.location import Part
-from distillab.terminal import plural
 from distillab.training.trackers import require_trackers
 
 
 @dataclass
-class Study:
+class Study(StudyPlan):
     """Plan and run one study. It resumes after an interruption and repeats no finished run.
 
     Args:
-        recipe: the study.
+        recipe, collators, needs_weights: see `StudyPlan`.
         reproduce: the command that repeats it, for the report.
-        collators: arm name -> its collator, instead of the usual one; such an arm is a shown failure.
-        needs_weights: False: it is estimated, and not run.
         investigation: what the doctor found; kept in the folder and in the results.
         engine: local: its jobs run here, side by side in `workers` processes; ray: on the nodes of a cluster.
         on_results: gets the results of the finished runs while the study runs, from the first comparison on.
     """
 
-    recipe: StudyRecipe
     reproduce: str
-    collators: dict[str, MakeCollator] = field(default_factory=dict)
     investigation: Investigation | None = None
-    needs_weights: bool = True
     engine: Literal["local", "ray"] = "local"
     on_results: Callable[[StudyResults], None] | None = None
-    _loaded: dict[str, RunInputs] = field(default_factory=dict)
-    _budgets: dict[int, BudgetConfig] = field(default_factory=dict)  # seed -> what its run of SFT uses
     _corrected: dict[str, RunCost] = field(default_factory=dict)  # path of a teacher -> what its correction took
-
-    def __post_init__(self) -> None:
-        self.recipe = dated(self.recipe)  # all arms use one date
-        results = [arm.name for arm in self.recipe.arms if arm.name in self.collators and not arm.shown_failure]
-        if results:
-            raise ConfigError(
-                "Only a shown failure can have another collator, and these arms have no shown_failure.", facts=results
-            )
-
-    def showing_mismatches(self) -> Study:
-        """Return the same study, its arms that compare unrelated tokens as shown failures, so that they run."""
-        shown = [self.inputs(arm).showing_mismatch().recipe.shown_failure for arm in self.recipe.arms]
-        arms = [
-            arm.model_copy(update={"shown_failure": label}) for arm, label in zip(self.recipe.arms, shown, strict=True)
-        ]
-        return replace(self, recipe=self.recipe.model_copy(update={"arms": tuple(arms)}))
 
     @property
     def doctor_record(self) -> Path:
@@ -146,19 +111,6 @@ class Study:
         folder = Path(self.recipe.output)
         require_claimable(folder, self.recipe, fingerprints=self._fingerprints())
         require_free(folder)
-
-    def held_out_line(self) -> str:
-        """Return one line: on how many held-out rows every model can be evaluated, and why not more."""
-        return self.inputs(self.recipe.arms[0]).held_out_line
-
-    def plan_line(self) -> str:
-        """Return one line: how many runs there are, and how many of them are finished."""
-        runs, left = self._runs(), len(self._unfinished())
-        arms, seeds, training = len(self.recipe.arms), len(self.recipe.seeds), self.recipe.training
-        return (
-            f"{plural(len(runs), 'run')} ({plural(arms, 'arm')}, {plural(seeds, 'seed')}) of "
-            f"{plural(training.steps, 'step')} of {training.batch_size} sequences; {len(runs) - left} finished"
-        )
 
     def run(self) -> StudyResults:
         """Run all unfinished runs, and assemble the results.
@@ -236,48 +188,6 @@ class Study:
         untrained = [self.undistilled()] if self._baselines.has(UNDISTILLED) else []
         missing = self._arms_of_missing_teachers()
         return self._assemble(records, [*untrained, *self._teachers(without=missing)])
-
-    def inputs(self, arm: ArmConfig, seed: int = 0) -> RunInputs:
-        """Return the inputs of one run; rows and tokenizers are loaded once for all arms with the same teacher.
-
-        All arms are evaluated on the same held-out rows: those that fit whole for every teacher of the study.
-        """
-        if not self._loaded:
-            by_teacher: dict[str, RunInputs] = {}
-            for other in self.recipe.arms:
-                key = self._teacher_key(other)
-                if key not in by_teacher:
-                    by_teacher[key] = load_inputs(self._run_recipe(other, 0), weights=self.needs_weights)
-            common = set.intersection(*(inputs.held_out_keys for inputs in by_teacher.values()))
-            made_in = Path(self.recipe.output) / "made"
-            self._loaded.update(
-                (key, replace(inputs.with_eval_rows(common), made_in=made_in)) for key, inputs in by_teacher.items()
-            )
-        if isinstance(arm, PartArm):
-            (whole,) = (other for other in self.recipe.arms if other.name == arm.name)
-            several = self.inputs(whole, seed)
-            found = several.alone(arm.part) if arm.every_row else self._part(whole, arm.part, several.recipe)
-            return found.with_recipe(found.recipe.model_copy(update={"teacher": arm.teacher}))
-        recipe = self._run_recipe(arm, seed)
-        if self.recipe.budget != "steps":
-            training = recipe.training.model_copy(update={"budget": self._budget(seed)})
-            recipe = recipe.model_copy(update={"training": training})
-        return self._loaded[self._teacher_key(arm)].with_recipe(recipe)
-
-    def _part(self, arm: ArmConfig, name: str, recipe: RunRecipe) -> RunInputs:
-        """Return the inputs of one teacher of an arm; its rows are found once for all arms with the same teachers."""
-        part = self._loaded[self._teacher_key(arm)].parts[name]
-        evaluation = recipe.evaluation.model_copy(update={"rows": part.recipe.evaluation.rows})
-        return part.with_recipe(recipe.of_teacher(name).model_copy(update={"evaluation": evaluation}))
-
-    def _budget(self, seed: int) -> BudgetConfig:
-        """Return what a run of SFT uses."""
-        if seed not in self._budgets:
-            assert self.recipe.budget != "steps"
-            (sft,) = (arm for arm in self.recipe.arms if arm.name == "sft")
-            rows = self._loaded[self._teacher_key(sft)].train.rows
-            self._budgets[seed] = budget_of_sft(rows, self.recipe.training, unit=self.recipe.budget, seed=seed)
-        return self._budgets[seed]
 
     def execute(self, arm: ArmConfig, seed: int) -> RunRecord:
         """Make one run, or return its record where it is finished."""
@@ -370,11 +280,6 @@ class Study:
                 otherwise=OTHERWISE,
             )
 
-    @cached_property
-    def caches(self) -> StudyCaches:
-        """The caches of the teachers' signals that the runs share."""
-        return StudyCaches(self.recipe, self.inputs, frozenset(self.collators))
-
     @property
     def _baselines(self) -> Baselines:
         return Baselines(Path(self.recipe.output) / "baselines")
@@ -425,13 +330,6 @@ class Study:
     def _own_text(self) -> Path:
         return Path(self.recipe.output) / OWN_TEXT
 
-    def _runs(self) -> list[OneRun]:
-        """Return all runs, seed by seed, so that an interrupted study has whole comparisons to look at."""
-        return [(arm, seed) for seed in self.recipe.seeds for arm in self.recipe.arms]
-
-    def _unfinished(self) -> list[OneRun]:
-        return [(arm, seed) for arm, seed in self._runs() if not (self._folder(arm, seed) / RECORD).exists()]
-
     def _do(self, workers: Workers | RayWorkers, work: Sequence[Callable[[Study], object]]) -> None:
         """Run several jobs of the study, whose results are on disk afterwards."""
         if self.engine == "local" and (self.recipe.workers == 1 or len(work) < 2):
@@ -448,63 +346,7 @@ class Study:
         if self._so_far is not None:
             self._so_far.update()
 
-    def _folder(self, arm: ArmConfig, seed: int) -> Path:
-        return Path(self.recipe.output) / "runs" / arm.name / f"seed{seed}"
-
-    def _teacher_of(self, arm: ArmConfig) -> TeacherConfig:
-        return only_teacher(self.recipe, arm)
-
-    def _arm_of_each_teacher(self) -> list[ArmConfig]:
-        return arm_of_each_teacher(self.recipe)
-
-    def _fingerprints(self) -> dict[str, dict[str, str]]:
-        return {arm.name: self.inputs(arm).fingerprints() for arm in self.recipe.arms}
-
-    def _contracts(self) -> list[TokenizerContract]:
-        """Return the contract of each pair, in the order of the arms."""
-        pairs = [
-            view.contract for inputs in self._loaded.values() for view in inputs.each_view if not view.spec.text_only
-        ]
-        return list({repr(contract): contract for contract in pairs}.values())
-
     def _arms_of_missing_teachers(self) -> list[ArmConfig]:
         """Return one arm for each teacher that is not evaluated yet."""
         arms = arm_of_each_evaluated(self.recipe)
         return [arm for arm in arms if not self._baselines.has(teacher_stem(teacher_name(self._teacher_of(arm))))]
-
-    def _arms_of_answers(self, arms: Sequence[ArmConfig]) -> list[ArmConfig]:
-        """Return one arm for each store of answers that these arms need, complete or not."""
-        first: dict[Path, ArmConfig] = {}
-        for arm in arms:
-            if arm.resolved().answers == "teacher":
-                first.setdefault(self._answers_folder(arm), arm)
-        return list(first.values())
-
-    def _require_admitted(self) -> None:
-        for arm in self.recipe.arms:
-            self.inputs(arm).admit()
-            if (first := arm.first_stage(self.recipe.student.init)) is not None:
-                self.inputs(first).admit()
-            require_given(self.inputs(arm))
-        require_distinct([self._teacher_of(arm) for arm in self._arm_of_each_teacher()])
-
-    def _run_recipe(self, arm: ArmConfig, seed: int) -> RunRecipe:
-        return self.recipe.run_recipe(arm, seed, str(self._folder(arm, seed)))
-
-    def _teacher_key(self, arm: ArmConfig) -> str:
-        names = {"path", "cache", "server", "tokenizer", "revision", "dtype", "adapter", "prompt_column"}
-        each = self.recipe.teachers_of(arm).items()
-        return json.dumps({name: teacher.model_dump(mode="json", include=names) for name, teacher in each})
-
-    def _answers_folder(self, arm: ArmConfig) -> Path:
-        settings = arm.teacher_answers or self.recipe.teacher_answers
-        each = self.recipe.teachers_of(arm)
-        if len(each) > 1:  # each has a store of its own
-            return Path(self.recipe.output) / "answers"
-        (teacher,) = each.values()
-        text = teacher.model_dump_json(exclude={"measure_full_precision"}) + settings.model_dump_json(
-            exclude={"keep_cut_off"}
-        )
-        text += arm.part if isinstance(arm, PartArm) else ""
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return Path(self.recipe.output) / "answers" / f"{teacher_name(teacher)}-{digest}"

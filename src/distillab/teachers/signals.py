@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from distillab.config.terms import Positions
+from distillab.config.layer_terms import Positions
 from distillab.divergences.fused import Probabilities
 from distillab.divergences.sampled import sampled_cross_entropy
 from distillab.divergences.truncated import logmass_outside

@@ -13,7 +13,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from distillab.config.terms import LinearWeight, is_balanced
+from distillab.config.term_base import LinearWeight, is_balanced
 from distillab.errors import ConfigError
 from distillab.models.sharded import gathered, is_sharded, several_backward_passes
 from distillab.models.structure import bare_model, decoder_blocks, model_shape

@@ -33,7 +33,7 @@ from distillab.teachers.signals import (
     Top,
     TopTokens,
 )
-from distillab.teachers.stored.tokens import KeptDistribution, form_of
+from distillab.teachers.stored.kept_tokens import KeptDistribution, form_of
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from distillab.cache.head import StoredHead
 from distillab.cache.kinds import Layout
 from distillab.cache.reader import CacheReader
 from distillab.config.cache import AttentionInputsKind, FullKind, HiddenStatesKind, KindConfig, StateStore
-from distillab.config.terms import Positions
+from distillab.config.layer_terms import Positions
 from distillab.errors import ConfigError, TeacherError
 from distillab.models.activations import Activations, ActivationSpec
 from distillab.models.batch import TokenBatch

@@ -18,9 +18,9 @@ from distillab.records import ACCESS_ORDER
 from distillab.teachers.protocol import TeacherIdentity
 from distillab.teachers.signals import ChunkedScores, Distribution, SignalRequest, TeacherSignal
 from distillab.teachers.stored.activations import CachedActivations, read_head, read_head_inputs
+from distillab.teachers.stored.kept_tokens import ACTUAL_LOGP, CachedCapabilities
 from distillab.teachers.stored.kinds import STORED, teacher_shape
 from distillab.teachers.stored.rows import require_stored, samples
-from distillab.teachers.stored.tokens import ACTUAL_LOGP, CachedCapabilities
 
 
 class CachedTeacher:
