@@ -2,13 +2,16 @@
 
 speed: tokens a CPU second of the tokenizers library alone (`encode_batch_fast` of the rendered texts, ids as lists) and
 of `Encoder.encode_all`, medians of five interleaved rounds. rows: from the file to the first batch of a run with a
-teacher and a tenth of the rows held out, each in a new process, the first time and from the store. metrics: reading
-the measurements of 200,000 steps.
+teacher and a tenth of the rows held out, each in a new process, the first time and from the store. templates: which
+chat templates of a folder are rendered anew for every conversation. metrics: reading the measurements of 200,000
+steps.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import itertools
 import json
 import os
 import shutil
@@ -88,6 +91,47 @@ def _rate(work: Callable[[], int]) -> float:
     return work() / (time.process_time() - began)
 
 
+def templates(folder: Path) -> None:
+    """Print which templates are rendered anew; the others are compared with rendering anew."""
+    from distillab.data.chat_template import ChatTemplate
+    from distillab.errors import DataError
+    from distillab.pairing.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(str(MATERIALS / "tokenizers" / "gpt2")).tokenizer
+    tokenizer.bos_token = tokenizer.eos_token = "<|endoftext|>"
+    texts = (
+        "long text",
+        " Short\n",
+        "b <{{ x }}>",
+        "<think>\na\n</think>\n\nyes",
+        "",
+        "<tool_response>x</tool_response>",
+    )
+    talks = [
+        [{"role": role, "content": text} for role, text in zip(roles, said, strict=False)]
+        for said in itertools.product(texts, texts, texts[:3])
+        for roles in (("user", "assistant"), ("system", "user", "assistant"))
+    ]
+
+    def rendered(template: ChatTemplate, talk: list[dict[str, str]], *, ask: bool) -> str:
+        try:
+            return template.render(talk, add_generation_prompt=ask, origin="")
+        except DataError as error:
+            return error.rule
+
+    files, slow = sorted(folder.glob("*.jinja")), []
+    for file in files:
+        tokenizer.chat_template = file.read_text()
+        kept, anew = (ChatTemplate(tokenizer, datetime.date(2026, 12, 1)) for _ in range(2))
+        anew._fills = False
+        for talk, ask in itertools.product(talks, (False, True)):
+            turns = talk[:-1] if ask else talk
+            assert rendered(kept, turns, ask=ask) == rendered(anew, turns, ask=ask), file
+        if not kept._fills:
+            slow.append(file.stem)
+    print(f"{len(files)} templates; rendered anew: {len(slow)} ({', '.join(slow)})")
+
+
 def start_here(path: str, model: str) -> dict[str, float]:
     """Load the inputs of a run in this process, and make the first batch."""
     from distillab.config.run import RunRecipe
@@ -156,9 +200,10 @@ def metrics() -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("speed", "rows", "metrics", "start"))
+    parser.add_argument("what", choices=("speed", "rows", "templates", "metrics", "start"))
     parser.add_argument("--rows", type=int, nargs="+", default=NUMBERS)
     parser.add_argument("--tokenizers", nargs="+", default=TOKENIZERS)
+    parser.add_argument("--folder", type=Path, help="of `templates`: it has .jinja files")
     parser.add_argument("--file", help="of `start`, which `rows` runs in new processes")
     parser.add_argument("--model", help="of `start`: folder of student and teacher")
     options = parser.parse_args()
@@ -168,6 +213,8 @@ def main() -> None:
         rows(options.rows)
     elif options.what == "speed":
         speed(options.tokenizers)
+    elif options.what == "templates":
+        templates(options.folder)
     else:
         metrics()
 
