@@ -79,8 +79,10 @@ def test_numbers_of_the_ids_change_the_order_alone(links: Links, seed: int) -> N
     assert torch.autograd.gradcheck(lambda x: summed(x, renumbered), logits.requires_grad_())
     _, shares = sums(logits.detach(), renumbered, shares=True)
     gradient = torch.randn(3, len(numbers), dtype=torch.float64)
+    before = gradient.clone()
     expected = slopes(gradient, renumbered, shares)
-    torch.testing.assert_close(slopes(gradient, renumbered, shares, out=gradient), expected)
+    assert torch.equal(gradient, before)
+    torch.testing.assert_close(slopes(gradient, renumbered, shares, overwrite=True), expected)
 
 
 def test_far_below_what_float32_can_hold_as_a_probability() -> None:

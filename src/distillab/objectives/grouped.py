@@ -53,22 +53,26 @@ class Links:
         return self.ids[self._first].int()
 
     @cached_property
-    def log_weights(self) -> Tensor | None:
-        """(G,) the logarithms of the weights of outcomes of one entry; None: all 0."""
+    def log_weights(self) -> Tensor:
+        """(G,) the logarithms of the weights of outcomes of one entry; 0 for the others."""
         if self.weights is None:
-            return None
-        found = self.weights[self._first].log().masked_fill(self.sizes > 1, 0.0)
-        return found if bool(found.any()) else None
+            return torch.zeros(self.sizes.shape, device=self.ids.device)
+        return self.weights[self._first].log().masked_fill(self.sizes > 1, 0.0)
 
     @cached_property
     def shared(self) -> Tensor:
         """(K,) the outcomes of several entries."""
-        return (self.sizes > 1).nonzero()[:, 0]
+        return _places(self.sizes > 1)
+
+    @cached_property
+    def _single(self) -> Tensor:
+        """(E,) bool, the entries of the other outcomes."""
+        return self.sizes[self.outcomes] == 1
 
     @cached_property
     def _members(self) -> Tensor:
-        """(M,) the places of the entries of those."""
-        return (self.sizes[self.outcomes] > 1).nonzero()[:, 0]
+        """(M,) the places of the entries of those, first the written ones."""
+        return torch.cat([_places(~self._single & self._written), _places(~self._single & ~self._written)])
 
     @cached_property
     def members(self) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -82,24 +86,19 @@ class Links:
         return (self.sizes == 1) & (self.first == torch.arange(self.sizes.shape[0], device=self.ids.device))
 
     @cached_property
-    def moved(self) -> tuple[Tensor, Tensor] | None:
-        """(·,) the outcomes of one entry that have another number than their id, and the ids; None: most have."""
+    def moved(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """(·,) the outcomes of one entry with another number than their id, the ids, log-weights; None: most have."""
         single = self.sizes == 1
-        moved = (single & ~self._in_place).nonzero()[:, 0]
-        return (moved, self.first[moved]) if 2 * moved.shape[0] < int(single.sum()) else None
+        moved = _places(single & ~self._in_place)
+        few = 2 * moved.shape[0] < int(single.sum())
+        return (moved, self.first[moved], self.log_weights[moved]) if few else None
 
     @cached_property
     def _passed_on(self) -> Tensor:
         """(E,) bool, entries whose slope the id takes as it is: one for each id, of outcomes of one entry."""
         if self.moved is not None:
             return self._in_place[self.outcomes]
-        single = (self.sizes[self.outcomes] == 1).nonzero()[:, 0]
-        ids, order = self.ids[single].sort(stable=True)
-        begins = torch.ones_like(ids, dtype=torch.bool)
-        begins[1:] = ids[1:] != ids[:-1]
-        passed_on = torch.zeros_like(self.ids, dtype=torch.bool)
-        passed_on[single[order[begins]]] = True
-        return passed_on
+        return self._one_each(_places(self._single))
 
     @cached_property
     def passed_on(self) -> Tensor:
@@ -109,23 +108,50 @@ class Links:
         return place
 
     @cached_property
-    def has_passed_on(self) -> Tensor:
-        """(V,) 1 for ids that have such an entry, 0 for the others."""
-        has = torch.zeros(self.width, device=self.ids.device)
-        has[self.ids[self._passed_on]] = 1.0
-        return has
+    def _written(self) -> Tensor:
+        """(E,) bool, an entry of each id of which none is passed on: it is written, and the others are added."""
+        free = torch.ones(self.width, dtype=torch.bool, device=self.ids.device)
+        free[self.ids[self._passed_on]] = False
+        return self._one_each(torch.cat([_places(free[self.ids] & kind) for kind in (self._single, ~self._single)]))
 
     @cached_property
-    def added(self) -> tuple[Tensor, Tensor]:
-        """(X,) the outcomes and the ids of the other entries, those of several at an outcome first: the M members."""
-        single = self.sizes[self.outcomes] == 1
-        places = torch.cat([self._members, (single & ~self._passed_on).nonzero()[:, 0]])
+    def others(self) -> tuple[Tensor, Tensor]:
+        """(X,) the outcomes and the ids of the entries that are not passed on.
+
+        First those that are written: `alone` of outcomes of one entry, and the first of the M members; then the rest.
+        """
+        single = self._single & ~self._passed_on
+        places = torch.cat([_places(single & self._written), self._members, _places(single & ~self._written)])
         return self.outcomes[places], self.ids[places]
+
+    @cached_property
+    def written(self) -> int:
+        """How many are written."""
+        return int(self._written.sum())
+
+    @cached_property
+    def alone(self) -> int:
+        """How many of these are of outcomes of one entry."""
+        return int((self._written & self._single).sum())
+
+    @cached_property
+    def nowhere(self) -> Tensor:
+        """The ids that lead nowhere."""
+        return _places(torch.bincount(self.ids, minlength=self.width) == 0)
+
+    def _one_each(self, places: Tensor) -> Tensor:
+        """Return (E,) bool, the first of some entries of each id."""
+        ids, order = self.ids[places].sort(stable=True)
+        begins = torch.ones_like(ids, dtype=torch.bool)
+        begins[1:] = ids[1:] != ids[:-1]
+        found = torch.zeros_like(self.ids, dtype=torch.bool)
+        found[places[order[begins]]] = True
+        return found
 
     @cached_property
     def complete(self) -> bool:
         """Whether every id leads somewhere."""
-        return bool((torch.bincount(self.ids, minlength=self.width) > 0).all())
+        return not self.nowhere.numel()
 
     @cached_property
     def trivial(self) -> bool:
@@ -133,6 +159,10 @@ class Links:
         own = torch.arange(self.width, device=self.ids.device)
         plain = self.weights is None or bool((self.weights == 1).all())
         return plain and torch.equal(self.ids, own) and torch.equal(self.outcomes, own)
+
+
+def _places(which: Tensor) -> Tensor:
+    return which.nonzero()[:, 0]
 
 
 def looked_up(logits_NV: Tensor, ids: Tensor) -> Tensor:
@@ -205,8 +235,6 @@ def sums(logits_NV: Tensor, links: Links, *, shares: bool) -> tuple[Tensor, Tens
     Outcomes of one entry are looked up; sums are computed only for the others.
     """
     total_NG = _first_logits(logits_NV, links)
-    if links.log_weights is not None:
-        total_NG += links.log_weights
     if not links.shared.numel():
         return total_NG, None
     ids, places, _ = links.members
@@ -226,20 +254,22 @@ def sums(logits_NV: Tensor, links: Links, *, shares: bool) -> tuple[Tensor, Tens
     return _write(total_NG, links.shared, sums_NK.log().add_(top)), shares_NM if shares else None
 
 
-def slopes(gradient_NG: Tensor, links: Links, shares_NM: Tensor | None, out: Tensor | None = None) -> Tensor:
+def slopes(gradient_NG: Tensor, links: Links, shares_NM: Tensor | None, *, overwrite: bool = False) -> Tensor:
     """Return (N, V) the gradient with respect to the logits, from that with respect to `sums`.
 
     Args:
         gradient_NG: with respect to the sums.
         links: theirs.
         shares_NM: from `sums`.
-        out: memory for it, if it has as many numbers; `gradient_NG` itself may be given.
+        overwrite: use the memory of `gradient_NG`, if it has as many numbers.
     """
-    outcomes, ids = links.added
-    added_NX = gradient_NG.index_select(1, outcomes)
+    outcomes, ids = links.others
+    found_NX = gradient_NG.index_select(1, outcomes)
     if shares_NM is not None:
-        added_NX[:, : shares_NM.shape[1]] *= shares_NM
-    return _passed_on(gradient_NG, links, out).index_add_(1, ids, added_NX)
+        found_NX[:, links.alone : links.alone + shares_NM.shape[1]] *= shares_NM
+    gradient_NV = _passed_on(gradient_NG, links, overwrite=overwrite)
+    _write(gradient_NV, ids[: links.written], found_NX[:, : links.written])
+    return gradient_NV.index_add_(1, ids[links.written :], found_NX[:, links.written :])
 
 
 class _Summed(torch.autograd.Function):
@@ -258,22 +288,26 @@ class _Summed(torch.autograd.Function):
 
 
 def _first_logits(logits_NV: Tensor, links: Links) -> Tensor:
-    """Return (N, G) the logit of an entry of each outcome; new memory. Anything at outcomes of several."""
+    """Return (N, G) the weighted logit of an entry of each outcome; new memory. Anything at outcomes of several."""
     if links.moved is None:
-        return looked_up(logits_NV, links.first)
-    found_NG = pad(logits_NV, (0, links.sizes.shape[0] - links.width))
-    moved, ids = links.moved
-    return _write(found_NG, moved, logits_NV.index_select(1, ids))
+        found_NG = looked_up(logits_NV, links.first)
+        return found_NG if links.weights is None else found_NG.add_(links.log_weights)
+    moved, ids, log_weights = links.moved
+    found_NG = logits_NV.new_empty(logits_NV.shape[0], links.sizes.shape[0])
+    some = slice(min(found_NG.shape[1], links.width))  # further ones are moved, or of several
+    torch.add(logits_NV[:, some], links.log_weights[some], out=found_NG[:, some])
+    return _write(found_NG, moved, logits_NV.index_select(1, ids).add_(log_weights))
 
 
-def _passed_on(gradient_NG: Tensor, links: Links, out: Tensor | None) -> Tensor:
-    """Return (N, V) what each id takes of one outcome as it is, 0 for the others."""
+def _passed_on(gradient_NG: Tensor, links: Links, *, overwrite: bool) -> Tensor:
+    """Return (N, V) what each id takes of one outcome as it is; anything where it is written, 0 at ids without any."""
     if links.moved is None:
-        return gradient_NG.index_select(1, links.passed_on).mul_(links.has_passed_on)
-    size = gradient_NG.shape[1]
-    if size == links.width:
-        return torch.mul(gradient_NG, links.has_passed_on, out=out)
-    return pad(gradient_NG, (0, links.width - size)).mul_(links.has_passed_on)
+        found_NV = gradient_NG.index_select(1, links.passed_on)
+    elif overwrite and gradient_NG.shape[1] == links.width:
+        found_NV = gradient_NG
+    else:
+        found_NV = pad(gradient_NG, (0, links.width - gradient_NG.shape[1]))
+    return found_NV.index_fill_(1, links.nowhere, 0.0) if links.nowhere.numel() else found_NV
 
 
 def _write(total_NG: Tensor, places: Tensor, numbers: Tensor) -> Tensor:

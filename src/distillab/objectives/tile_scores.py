@@ -49,9 +49,10 @@ class _Reads:
 
         Args:
             given: the gradient with respect to each number that counts.
-            out: memory for it.
+            out: memory for it, if that has as many numbers of the same kind.
         """
         q = self.student.prob
+        fits = out is not None and (out.shape, out.dtype) == (q.shape, q.dtype)
         of_q = q.new_zeros(q.shape[0], 1)
         distances = self.scaled(given)
         for found, factor in distances:
@@ -62,7 +63,7 @@ class _Reads:
         some = [(ids, given[end] / self.temperature) for end, ids in self.some if end in given]
         for _, at in some:
             of_q -= at.sum(dim=-1, keepdim=True)
-        gradient = torch.mul(q, of_q, out=out)
+        gradient = torch.mul(q, of_q, out=out if fits else None)
         for found, factor in distances:
             gradient.addcmul_(found.slope, factor)
         for ids, at in some:
@@ -83,10 +84,9 @@ class _Carried:
         """Return whether anything that was read of it has a gradient."""
         return any(end in given for end in self.scores._ends())
 
-    def gradient(self, given: Mapping[Tensor, Tensor]) -> Tensor:
-        """Return (N, ids of the links) the gradient with respect to the tile's logits."""
-        of_outcomes = self.scores._gradient(given)
-        found = slopes(of_outcomes, self.links, self.shares, out=of_outcomes)
+    def gradient(self, given: Mapping[Tensor, Tensor], out: Tensor | None) -> Tensor:
+        """Return (N, ids of the links) the gradient with respect to the tile's logits; `out`: as for `_Reads`."""
+        found = slopes(self.scores._gradient(given, out), self.links, self.shares, overwrite=True)
         return found if self.temperature == 1.0 else found.div_(self.temperature)
 
 
@@ -163,10 +163,11 @@ class TileScores(StudentScores):
             (reads,) = counting
             if reads.student.prob.shape == out.shape:
                 return self._write_alone(reads, given, out)
-        gradient = self._gradient(given)
+        gradient = self._gradient(given, out)
         if self.logits_NV is not leaf:
             (gradient,) = torch.autograd.grad(self.logits_NV, leaf, gradient.to(self.logits_NV.dtype))
-        out.copy_(gradient)
+        if gradient is not out:
+            out.copy_(gradient)
         return None
 
     def _counting(self, given: Mapping[Tensor, Tensor]) -> list[_Reads]:
@@ -178,13 +179,16 @@ class TileScores(StudentScores):
         ends += [self.logits_NV, *(end for end, _ in self._logits)]
         return ends + [end for carried in self._carried for end in carried.scores._ends()]
 
-    def _gradient(self, given: Mapping[Tensor, Tensor]) -> Tensor:
-        """Return (N, V) the gradient with respect to the logits."""
+    def _gradient(self, given: Mapping[Tensor, Tensor], out: Tensor | None) -> Tensor:
+        """Return (N, V) the gradient with respect to the logits; `out`: as for `_Reads`."""
         kind = torch.promote_types(self.logits_NV.dtype, torch.float32)
-        parts = [reads.gradient(given, None) for reads in self._counting(given)]
+        parts: list[Tensor] = []
+        carried = [of for of in self._carried if of.counts(given)]
+        sources: list[_Reads | _Carried] = [*self._counting(given), *carried]
+        for source in sources:
+            parts.append(source.gradient(given, None if parts else out))
         if self.logits_NV in given:
             parts.append(given[self.logits_NV].to(kind))
-        parts += [carried.gradient(given) for carried in self._carried if carried.counts(given)]
         if parts and parts[0].shape == self.logits_NV.shape:
             gradient, *parts = parts
         else:
