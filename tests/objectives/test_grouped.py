@@ -44,6 +44,8 @@ def _links(draw: st.DrawFn) -> Links:
 
 # id 0 leads to two outcomes, of which one has its number; the last ids lead nowhere
 _ONE_WITH_TWO = Links(torch.tensor([0, 1, 2, 0]), torch.arange(4), 4, torch.tensor([0.5, 1.0, 1.0, 0.5]))
+# id 5 leads to an outcome alone, and its number is beyond those of the outcomes; two others share one
+_BEYOND = Links(torch.arange(6), torch.tensor([0, 1, 2, 3, 3, 4]), 6, torch.tensor([1.0, 0.5, 1.0, 0.5, 1.0, 0.5]))
 
 
 @settings(max_examples=60, deadline=None)
@@ -64,6 +66,7 @@ def test_weighted_sums_from_logits(links: Links, scale: float, seed: int) -> Non
 @given(links=_links(), seed=st.integers(0, 999))
 @example(links=_ONE_WITH_TWO, seed=0)
 @example(links=replace(_ONE_WITH_TWO, width=5), seed=0)
+@example(links=_BEYOND, seed=0)
 def test_numbers_of_the_ids_change_the_order_alone(links: Links, seed: int) -> None:
     """As many as can be have the number of their id, and the same sums and gradient come out, in memory of its own."""
     assert links.weights is not None
