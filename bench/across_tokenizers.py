@@ -57,7 +57,7 @@ METHODS = (
     "span_hidden_states",
 )
 _COLUMNS = ColumnsConfig(prompt="question", answer="answer")
-_MAX_TOKENS = {32_000: 320, 512: 640}  # as long a text
+_MAX_TOKENS = {32_000: 320, 512: 640}  # as long a text; a study has one limit for both of its tokenizers
 _SPAN_STATES = SpanHiddenStatesConfig(weight=LinearWeight(start=10.0, end=0.0))
 _EVALUATION = EvaluationConfig(rows=HELD_OUT_ROWS, curve_rows=20, generate_rows=0, batch_size=10)
 
@@ -112,6 +112,7 @@ def study_recipe(
         teachers: their runs; the second has the student's tokens.
     """
     ids = _IDS[tokenizer.name]
+    longest = max(_MAX_TOKENS[_IDS[name]] for name in PAIRS[options.pair])
     return StudyRecipe(
         title="Across tokenizers, on real tokenizers and real text",
         student=StudentConfig(
@@ -120,7 +121,7 @@ def study_recipe(
             init="random",
         ),
         teacher=TeacherConfig(path=str(teachers[0] / "student")),
-        data=_data(data["train"], data["held_out"], ids),
+        data=_data(data["train"], data["held_out"], options.max_tokens or longest),
         arms=(ArmConfig(name="sft", method="sft"), *(arm for arm in all_arms(teachers[1]) if arm.name in options.arms)),
         seeds=tuple(options.seeds),
         teacher_answers=TeacherAnswersConfig(sample=True, max_new_tokens=160, batch_size=50, keep_cut_off=True),
@@ -171,7 +172,7 @@ def _train_teacher(output: Path, data: dict[str, Path], tokenizer: Path, options
                 tokenizer=str(tokenizer),
                 init="random",
             ),
-            data=_data(data["teacher"], data["held_out"], _IDS[tokenizer.name]),
+            data=_data(data["teacher"], data["held_out"], _MAX_TOKENS[_IDS[tokenizer.name]]),
             method="sft",
             training=TrainingConfig(
                 steps=options.steps,
@@ -205,11 +206,11 @@ def shape(folder: Path, *, width: int, layers: int, ids: int) -> Path:
     return folder
 
 
-def _data(train: Path, held_out: Path, ids: int) -> DataConfig:
+def _data(train: Path, held_out: Path, max_tokens: int) -> DataConfig:
     return DataConfig(
         train=SourceConfig(path=str(train), columns=_COLUMNS),
         held_out=HeldOutConfig(path=str(held_out), columns=_COLUMNS),
-        max_tokens=_MAX_TOKENS[ids],
+        max_tokens=max_tokens,
     )
 
 
@@ -226,6 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--teacher-rate", type=float, default=4e-3, help="learning rate of the teachers")
     parser.add_argument("--student-steps", type=int, default=150, help="of each student")
     parser.add_argument("--rate", type=float, default=6e-3, help="learning rate of the students")
+    parser.add_argument("--max-tokens", type=int, help="of a row of the study; default: as both tokenizers need")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=names, default=names, help="beside SFT; default: all")
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time, one thread each")
