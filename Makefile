@@ -31,7 +31,7 @@ ARGS ?=
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real docs test check prove prove-served prove-parallel prove-trackers bench bench-doctor bench-peers format clean
+.PHONY: help setup demo real docs test test-slow check prove prove-served prove-parallel prove-trackers bench bench-doctor bench-peers format clean
 
 help: ## list the targets (the default)
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -82,8 +82,12 @@ docs: $(DOCS)/.setup-done ## the documentation as a site, with search, in build/
 
 # Python keeps what it compiles, also where the environment says otherwise: most programs that tests start import it all
 # again. A process with nothing left to do takes tests from the other.
-test: $(STAMP) ## all tests, in two processes of one thread (ARGS="-k name" for some, ARGS="-n 0" for one process)
-	@PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+test: $(STAMP) ## the tests, in two processes of one thread (ARGS="-k name" for some, ARGS="-n 0" for one process)
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: $(STAMP) ## the tests that take longest: several processes, launchers, kills and resumptions, pages in a browser, the built package (about 5 minutes)
+	@$(PYTEST) -m slow $(ARGS)
 
 check: $(STAMP) ## ruff, types, import layers, doctests, links in the docs
 	@$(BIN)/ruff check .
@@ -96,8 +100,7 @@ check: $(STAMP) ## ruff, types, import layers, doctests, links in the docs
 prove: $(STAMP) ## wrong versions of the code, each of which a named test must catch; whole notebooks, the pages of commands, memory of runs (about 7 minutes)
 	@$(BIN)/python scripts/mutants.py
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -q tests/api/prove_notebooks.py \
-		tests/project/prove_start_pages.py tests/project/prove_scale.py tests/preflight/prove_memory.py \
-		tests/runs/prove_launchers.py tests/training/prove_parallel.py
+		tests/project/prove_start_pages.py tests/project/prove_scale.py tests/preflight/prove_memory.py
 
 # It pins other versions than distillab's own environment.
 $(SERVED)/.setup-done: constraints/served.txt | $(STAMP)

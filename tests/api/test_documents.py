@@ -58,6 +58,7 @@ def cache_built() -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(COMMAND, code, stderr=err)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*pin_memory")  # as above
 @pytest.mark.parametrize(
     ("name", "fewer"),

@@ -30,6 +30,7 @@ def start(tmp_path: Path, name: str, *, limit: int = 0) -> Forked:
     return process
 
 
+@pytest.mark.slow
 def test_two_writers_of_one_name(tmp_path: Path, whole: dict[str, bytes]) -> None:
     both = [start(tmp_path, name) for name in ("first", "second")]
     (tmp_path / "go").touch()

@@ -15,6 +15,8 @@ from distillab.cache.verify import verify
 from tests.cli.conftest import Run
 from tests.processes import ONE_THREAD, Forked, ended, start_distillab, wait_for
 
+pytestmark = pytest.mark.slow
+
 CHAINS, KILLS = 3, 4  # caches, and how often the build of each is killed: 12 instants
 KINDS = [
     {"kind": "top_k", "k": 8},

@@ -91,6 +91,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_terminal_is_asked(tiny_world: dict[str, Any], tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     asking = start_code(ASKED, os.ttyname(theirs), "init", str(tmp_path / "a.yaml"), *_words(tiny_world)[:4])

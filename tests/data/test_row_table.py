@@ -164,6 +164,7 @@ def test_columns_that_only_later_rows_have(tmp_path, store):
     assert not list(store.glob("rows/*/facts.json"))[1:]
 
 
+@pytest.mark.slow
 def test_two_processes_that_start_together_keep_one_folder(tmp_path, store):
     config = source(tmp_path, pairs(2000))
     code = (

@@ -156,6 +156,7 @@ def test_a_damaged_saved_data_set(every_form):
         read_rows(source(every_form / "saved"))
 
 
+@pytest.mark.slow
 def test_an_unreachable_hub_id_says_so():
     code = (
         "import datasets.config, huggingface_hub.constants\n"

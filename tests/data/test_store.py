@@ -78,6 +78,7 @@ def test_of_a_writer_that_was_slower_nothing_is_kept():
     assert (stored("part", "f", meanwhile) / "file").read_text() == "quick"
 
 
+@pytest.mark.slow
 def test_two_processes_fill_a_folder_once(tmp_path):
     program = (
         "import time\nfrom distillab.data.store import stored\n"

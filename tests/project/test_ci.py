@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = ("setup", "demo", "test", "check", "docs")
+STEPS = ("setup", "demo", "test", "test-slow", "check", "docs")
 CLOSING = "===== 12 passed, 1 skipped in 3.45s ====="
 
 pytestmark = pytest.mark.skipif(

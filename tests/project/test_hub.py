@@ -30,6 +30,7 @@ print("slept", sum(slept), "s")
 """
 
 
+@pytest.mark.slow
 def test_a_hub_id_without_a_hub_is_an_error_at_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Each of the three took 20 seconds of retries, without a word."""
     with socket.socket() as closed:

@@ -23,7 +23,7 @@ exit $((a > b ? a : b))
 SCONTROL = '#!/bin/bash\n[ "$1" = show ] && echo 127.0.0.1 || echo "$@" >> {log}\n'
 
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def test_two_launchers_start_one_run_as_on_two_machines() -> None:

@@ -31,6 +31,7 @@ def package(tmp_path: Path) -> Package:
     return Package(tmp_path)
 
 
+@pytest.mark.slow
 def test_every_wrong_version_can_be_planted_and_its_test_exists() -> None:
     problems: list[str] = []
     tests: dict[str, set[str]] = defaultdict(set)

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from tests.processes import Forked, ended
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 END = "-- the end of a command --"
 # as the installed command, in a process that has the libraries imported: that takes most of the time

@@ -19,6 +19,7 @@ FILES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)  # all of them in one
 @pytest.mark.skipif(not PACKAGES.is_dir(), reason="make setup installs torchao and bitsandbytes beside the environment")
 def test_quantised_models() -> None:

@@ -27,6 +27,7 @@ def require_printed(command: str, shown: str, materials: Path, monkeypatch: pyte
     assert shown and not missing
 
 
+@pytest.mark.slow
 def test_the_shortest_command_prints_what_the_page_shows(materials: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`make prove` has the others, of 5 and 10 CPU seconds."""
     assert len(BLOCKS) == 3

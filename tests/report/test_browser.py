@@ -27,6 +27,8 @@ from distillab.report.investigation import write_investigation
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.slow
+
 # the text of every element whose end is cut off, where nothing scrolls and nothing is shortened on purpose
 _CUT = """() => [...document.querySelectorAll("main *")].filter(one => {
     const style = getComputedStyle(one);

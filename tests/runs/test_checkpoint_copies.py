@@ -36,6 +36,7 @@ def store(monkeypatch: pytest.MonkeyPatch, held: Held) -> Iterator[Any]:
         yield store
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_uploads_resumes_on_another_machine(
     tiny_world: dict[str, Any], tmp_path: Path, store: Any, held: Held
 ) -> None:

@@ -98,6 +98,7 @@ def test_a_second_ctrl_c_ends_at_once(tiny_world: dict[str, Any], tmp_path: Path
     assert steps_done(tmp_path / "run") == 0
 
 
+@pytest.mark.slow
 def test_a_study_that_is_terminated_ends_its_workers_and_they_keep_their_steps(
     tiny_world: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -129,6 +130,7 @@ def test_programs_that_tests_start_heed_ctrl_c_also_where_the_tests_ignore_it() 
     assert "default_int_handler" in process.communicate()[0]
 
 
+@pytest.mark.slow
 def test_kill_9_while_the_teacher_answers_loses_nothing(tiny_world: dict[str, Any], tmp_path: Path) -> None:
     answers = {"sample": True, "max_new_tokens": 12, "batch_size": 2, "keep_cut_off": True, "answers_per_prompt": 2}
     values = {"method": "seqkd", "teacher_answers": answers, "training": tiny_world["training"]}

@@ -34,6 +34,7 @@ def _figures(run: Path) -> dict[str, float]:
     return {metric["name"]: metric["value"] for metric in metrics if metric["value"] is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("student", "teacher", "save_dtype"),
     [(FSDP, TENSOR, "bfloat16"), ({**FSDP, **LORA}, FSDP, "source")],

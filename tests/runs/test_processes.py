@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from distillab.files import read_json_lines
-from tests.processes import Forked, ended, start_distillab, steps_done, together, wait_for
+from tests.processes import ONE_THREAD, Forked, ended, start_distillab, steps_done, together, wait_for
 
 LAUNCH = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "distillab.cli.main", "train")
 
@@ -78,6 +78,7 @@ def _second_process(launcher: Forked) -> int:
     )
 
 
+@pytest.mark.slow
 def test_when_one_process_is_killed_the_other_ends_with_the_reason(tiny_world: dict[str, Any], tmp_path: Path) -> None:
     recipe = write_recipe(tiny_world, tmp_path, "run", training={"steps": 4000, "evaluate_every": 4000})
     begun = time.monotonic()
@@ -110,6 +111,7 @@ def test_an_error_in_one_process_ends_the_other_with_its_words(tiny_world: dict[
     assert code == 1 and "interrupted by SIGINT" in err.partition("ProcessLost: ")[2], err
 
 
+@pytest.mark.slow
 def test_a_run_resumes_where_its_folder_was_moved(tiny_world: dict[str, Any], tmp_path: Path) -> None:
     """As on another machine that is given the work: every path of the recipe is relative."""
     here = tmp_path / "here"
@@ -148,3 +150,35 @@ def test_a_run_resumes_where_its_folder_was_moved(tiny_world: dict[str, Any], tm
     assert [code for code, _ in map(ended, start("broken", moved))] == [0, 0]
     assert torch.equal(weights(moved / "broken"), weights(moved / "whole"))
     assert steps_done(moved / "broken") == 40
+
+
+@pytest.mark.slow
+def test_two_processes_of_one_run_stop_after_the_same_step_and_go_on(
+    tiny_world: dict[str, Any], tmp_path: Path
+) -> None:
+    training = {"steps": 60, "checkpoint_every": 60, "evaluate_every": 20}
+    recipe = write_recipe(tiny_world, tmp_path, "run", training=training)
+    process = Forked(*LAUNCH, str(recipe))
+    wait_for(process, lambda: steps_done(tmp_path / "run") >= 3)
+    process.send_signal(signal.SIGTERM)
+    code, err = ended(process)
+    assert code != 0
+    (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
+    step = int(kept.name.removeprefix("checkpoint-"))
+    assert step == steps_done(tmp_path / "run") and f"run: step {step} of 60 is kept" in err, err
+    assert {"rng_state_0.pth", "rng_state_1.pth", "seal.json"} <= {path.name for path in kept.iterdir()}
+    on_two(recipe)
+    measured = read_json_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in measured if "loss" in line] == list(range(1, 61))
+
+
+@pytest.mark.slow
+def test_accelerate_trains_on_two_processes(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    training = {"steps": 2, "evaluate_every": 2}
+    recipe = write_recipe(tiny_world, tmp_path, "run", method="sft", training=training)
+    words = ("--multi_gpu", "--num_processes=2", "-m", "distillab.cli.main", "train", str(recipe))
+    environment = ONE_THREAD | {"ACCELERATE_USE_CPU": "true"}
+    code, err = ended(Forked("accelerate.commands.launch", *words, environment=environment))
+    assert code == 0, err
+    assert "process 0 of 2" in err and "process 1 of 2" in err, err
+    assert (tmp_path / "run" / "run.json").exists()

@@ -51,6 +51,7 @@ def test_an_interrupted_run_goes_on_at_its_row(
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_rows_of_one(tiny_world: dict[str, Any], stranger: str, tmp_path: Path) -> None:
     lines = Path(tiny_world["data"]["train"]["path"]).read_text().splitlines()
     rows = tmp_path / "rows.parquet"

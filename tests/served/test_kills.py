@@ -31,6 +31,7 @@ def printed(server: FaultyServer, kind: str, folder: Path, tokenizer: str) -> st
     return out.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["score", "answer"])
 def test_a_killed_process_pays_for_nothing_twice(
     kind: str, server: FaultyServer, tmp_path: Path, tiny_world: dict[str, Any]

@@ -108,6 +108,7 @@ def test_too_long_a_row_fails_with_the_server_s_reason(
     assert client.counts.asked == 1  # it is not tried again
 
 
+@pytest.mark.slow
 def test_another_text_than_was_sent_is_refused(client: Client, small_mistral: SmallMistral) -> None:
     """With the ids of another tokenizer, a special token is taken for text, and the grammar is not obeyed."""
     meanings = token_meanings(small_mistral.tokenizer)

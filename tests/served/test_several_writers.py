@@ -80,6 +80,7 @@ def test_two_workers_build_a_cache_at_once_and_nothing_is_asked_twice(values: di
     assert record["cost"]["served"]["requests"] == before[0].requests
 
 
+@pytest.mark.slow
 def test_training_in_two_processes_is_training_in_one(values: dict[str, Any], tmp_path: Path) -> None:
     losses = {}
     for name in ("one", "two"):

@@ -107,6 +107,7 @@ def test_a_study_can_have_a_served_teacher_alone_or_a_cache_of_it(
     assert nats[0] == pytest.approx(nats[1], abs=1e-3)  # a cache has float16
 
 
+@pytest.mark.slow
 def test_with_all_entries_a_server_gives_whole_distributions_across_tokenizers_too(
     tiny_world: dict[str, Any], stranger: str, tmp_path: Path
 ) -> None:

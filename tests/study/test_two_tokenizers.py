@@ -125,6 +125,7 @@ def test_a_cache_that_was_built_before_serves_the_run(
     assert here.evaluation.nats_per_token == pytest.approx(there.evaluation.nats_per_token, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_with_equal_tokens_both_kinds_of_methods_share_the_yardstick(
     tiny_world: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ def test_the_error_of_a_job_is_raised() -> None:
         run_jobs([fail, partial(os.getpid)], workers=2)
 
 
+@pytest.mark.slow
 def test_a_worker_ends_with_a_killed_study(tmp_path: Path) -> None:
     study = Forked("tests.study.holding_study", str(tmp_path))
     wait_for(study, (tmp_path / "pid").exists)
@@ -34,6 +35,7 @@ def test_a_worker_ends_with_a_killed_study(tmp_path: Path) -> None:
     _until(lambda: not _runs(worker))
 
 
+@pytest.mark.slow
 def test_a_signal_to_all_processes_of_a_study_ends_it_as_one_to_the_first(tmp_path: Path) -> None:
     """As a cluster sends it."""
     study = Forked("tests.study.holding_study", str(tmp_path))

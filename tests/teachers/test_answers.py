@@ -98,6 +98,7 @@ def test_a_row_is_the_prompt_and_all_that_was_written_after_it(whole: Path, toke
         assert (row.input_ids[-1] == tokenizer.eos_token_id) == (text.finish == "stop")
 
 
+@pytest.mark.slow
 def test_a_killed_store_resumes_to_what_an_uninterrupted_one_holds(
     whole: Path, model_path: Path, tmp_path: Path
 ) -> None:

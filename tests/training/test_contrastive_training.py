@@ -88,6 +88,7 @@ def test_heads_and_queue_are_saved_beside_the_student_and_counted_for_the_disk(t
     assert not [name for name in trainer.model.state_dict() if "queue" in name]
 
 
+@pytest.mark.slow
 def test_two_processes_fill_the_queue_of_one(tmp_path: Path) -> None:
     two = in_processes("tests.training.span_runs", tmp_path / "two", "2", "contrastive")  # with accumulation too
     assert two["world"] == 2

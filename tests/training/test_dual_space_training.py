@@ -103,6 +103,7 @@ def test_projectors_are_saved_beside_the_student_and_have_a_rate_of_their_own(tm
     assert all(torch.equal(saved[f"dual_space.{name}"], tensor) for name, tensor in after.items())
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
     two = in_processes("tests.training.span_runs", tmp_path / "two", "2", "dual_space")  # with accumulation too
     _, reports = _run(tmp_path / "one")

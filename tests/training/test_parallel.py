@@ -74,34 +74,53 @@ def require_equal(one: Run, several: Run, parts: int) -> None:
     assert next(shares) == pytest.approx(next(shares), rel=LIMIT)
 
 
-def require_exact_resumption(runs: Path, case: str) -> None:
+# of each kind of division one here, the others in make test-slow
+@pytest.mark.parametrize(
+    ("case", "processes", "parts"),
+    [
+        ("plain", 2, 0),
+        ("student and tensor-parallel teacher", 2, WEIGHTS),
+        *(
+            pytest.param(*words, marks=pytest.mark.slow)
+            for words in [
+                ("adapters on a divided student", 2, WEIGHTS),
+                ("replicated groups", 2, WEIGHTS),
+                ("student and teacher", 2, WEIGHTS),
+                ("tensor-parallel teacher", 2, 0),
+                ("teacher by FSDP2 and tensor", 4, 0),
+            ]
+        ),
+    ],
+)
+def test_several_processes_equal_one(
+    runs: Path, unbroken: dict[str, Run], case: str, processes: int, parts: int
+) -> None:
+    require_equal(on_one_process(runs, unbroken, case), Run(runs, case, processes), parts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["student", "adapters on a divided student"])
+def test_a_divided_student_resumes_bit_exactly(runs: Path, case: str) -> None:
     whole, killed = Run(runs, case, 2), Run(runs, case, 2, stop=3)
     resumed = Run(runs, case, 2, resume=killed.checkpoint)
     assert resumed.losses == whole.losses[2:]
     assert distance(whole.weights, resumed.weights) == 0
 
 
-def require_resumption(runs: Path, one: Run, before: str, processes: int, after: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "processes", "after"),
+    [
+        ("plain", 1, "student"),
+        ("student", 2, "plain"),
+        ("plain with adapters", 1, "adapters on a divided student"),
+    ],
+)
+def test_a_run_resumes_on_another_number_of_processes(
+    runs: Path, unbroken: dict[str, Run], before: str, processes: int, after: str
+) -> None:
+    one = on_one_process(runs, unbroken, before)
     killed = Run(runs, before, processes, stop=3)
     resumed = Run(runs, after, 3 - processes, resume=killed.checkpoint)
     assert resumed.losses == pytest.approx(one.losses[2:], rel=LIMIT)
     assert distance(one.weights, resumed.weights) < LIMIT
-
-
-@pytest.mark.parametrize(
-    ("case", "parts"),
-    [("plain", 0), ("student and tensor-parallel teacher", WEIGHTS), ("adapters on a divided student", WEIGHTS)],
-)
-def test_two_processes_equal_one(runs: Path, unbroken: dict[str, Run], case: str, parts: int) -> None:
-    require_equal(on_one_process(runs, unbroken, case), Run(runs, case, 2), parts)
-
-
-def test_a_divided_student_resumes_bit_exactly(runs: Path) -> None:
-    require_exact_resumption(runs, "student")
-
-
-@pytest.mark.parametrize(("before", "processes", "after"), [("plain", 1, "student"), ("student", 2, "plain")])
-def test_a_run_resumes_on_another_number_of_processes(
-    runs: Path, unbroken: dict[str, Run], before: str, processes: int, after: str
-) -> None:
-    require_resumption(runs, on_one_process(runs, unbroken, before), before, processes, after)

@@ -25,6 +25,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert two["parameters"] == pytest.approx(one["parameters"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(tmp_path: Path) -> None:
     one = in_processes(WORKER, tmp_path / "one", "8", "writes", processes=1)
     two = in_processes(WORKER, tmp_path / "two", "2", "writes")

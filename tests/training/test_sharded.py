@@ -9,6 +9,7 @@ import pytest
 from tests.training.two_processes import in_processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "head"), [("untied", "root"), ("untied", "apart"), ("tied", "root")], ids=lambda value: value
 )

@@ -22,6 +22,7 @@ from distillab.config.run import RunRecipe
 from distillab.data.reading import Reader
 from distillab.errors import ConfigError, DataError, near_names
 from distillab.evaluation.task_files import read_task, require_known_metrics, sandboxed
+from distillab.hub import reach_hub
 from distillab.library_errors import library_errors
 from distillab.records import Metric, TaskRecord
 
@@ -167,6 +168,7 @@ def _made(task: EvaluationTask) -> dict[str, Any]:
                 where=where,
                 fix=near if near.startswith("did you mean") else listed,  # there are 14,000
             )
+        reach_hub()
     rule = "A task of lm-evaluation-harness cannot be made: its settings, or its rows, cannot be used."
     fix = "download its data set once with a connection (unset HF_HUB_OFFLINE), or correct the setting"
     with library_errors(DataError, rule, where=where, fix=fix), sandboxed() if task.path else nullcontext():
