@@ -86,7 +86,7 @@ PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 test: $(STAMP) ## the tests, in two processes of one thread (ARGS="-k name" for some, ARGS="-n 0" for one process)
 	@$(PYTEST) -m "not slow" $(ARGS)
 
-test-slow: $(STAMP) ## the tests that take longest: several processes, launchers, kills and resumptions, pages in a browser, the built package (about 5 minutes)
+test-slow: $(STAMP) ## the tests that take longest: several processes, launchers, kills and resumptions, pages in a browser, the built package (about 3 minutes)
 	@$(PYTEST) -m slow $(ARGS)
 
 check: $(STAMP) ## ruff, types, import layers, doctests, links in the docs
