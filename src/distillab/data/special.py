@@ -49,7 +49,8 @@ class AddedTokens:
 
     def special_strings(self, text: str) -> list[Range]:
         """Return the ranges of a text in which a special token is spelled."""
-        if self._special is None:
+        # most texts have none, and to search takes a third of the time of listing what is found
+        if self._special is None or self._special.search(text) is None:
             return []
         return [match.span(match.lastindex or 0) for match in self._special.finditer(text)]
 
