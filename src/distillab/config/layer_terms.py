@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
-from distillab.config.term_base import BaseTermConfig, TokenRequirement
+from distillab.config.term_base import BaseTermConfig, ProjectorRate, TokenRequirement
 from distillab.records import AccessLevel
 
 Relation = Literal["query", "key", "value"]
 Positions = Literal["answer", "all"]
 LayerMap = Literal["last", "uniform", "embeddings"] | tuple[tuple[int, int], ...]
+ProjectorInit = Annotated[
+    Literal["least_squares", "orthogonal"],
+    Field(description="least_squares: fitted on the first batch; orthogonal: random"),
+]
 
 
 class _ActivationTermConfig(BaseTermConfig):
@@ -41,12 +42,8 @@ class HiddenStatesConfig(_ActivationTermConfig):
     projector: Literal["auto", "linear", "none"] = Field(
         default="auto", description="student width -> teacher width; auto: linear where the widths differ"
     )
-    projector_init: Literal["least_squares", "orthogonal"] = Field(
-        default="least_squares", description="least_squares: fitted on the first batch; orthogonal: random"
-    )
-    projector_learning_rate: float | None = Field(
-        default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"
-    )
+    projector_init: ProjectorInit = "least_squares"
+    projector_learning_rate: ProjectorRate = None
 
     @model_validator(mode="after")
     def _cka_needs_no_projector(self) -> HiddenStatesConfig:
@@ -68,9 +65,7 @@ class ContrastiveConfig(BaseTermConfig):
         default=0.07, description="the similarities are divided by it; learned: from 0.07 on, between 0.01 and 1"
     )
     queue: int = Field(default=4096, ge=0, description="spans of the teacher kept from earlier steps as negatives")
-    projector_learning_rate: float | None = Field(
-        default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"
-    )
+    projector_learning_rate: ProjectorRate = None
 
 
 class SpanHiddenStatesConfig(BaseTermConfig):
@@ -84,12 +79,8 @@ class SpanHiddenStatesConfig(BaseTermConfig):
     loss: Literal["mse", "cosine"] = Field(default="mse", description="mse: mean squared error; cosine: 1 − cosine")
     pooling: Literal["mean", "last"] = Field(default="mean", description="of a span's tokens; last: its last one")
     projector: Literal["auto", "linear", "none"] = Field(default="auto", description="as for hidden_states")
-    projector_init: Literal["least_squares", "orthogonal"] = Field(
-        default="least_squares", description="least_squares: fitted on the first batch; orthogonal: random"
-    )
-    projector_learning_rate: float | None = Field(
-        default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"
-    )
+    projector_init: ProjectorInit = "least_squares"
+    projector_learning_rate: ProjectorRate = None
 
 
 class AttentionRelationsConfig(_ActivationTermConfig):

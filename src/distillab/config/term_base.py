@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from distillab.config.base import Settings
 from distillab.records import AccessLevel
@@ -46,6 +43,9 @@ class LinearWeight(Settings):
 
 
 Weight = Annotated[float, Field(gt=0)] | LinearWeight | Literal["balanced"]
+ProjectorRate = Annotated[
+    float | None, Field(gt=0, description="default: training.learning_rate; it follows the same schedule")
+]
 
 
 def is_balanced(weight: Weight) -> bool:

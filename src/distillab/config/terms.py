@@ -23,7 +23,7 @@ from distillab.config.layer_terms import (
     HiddenStatesConfig,
     SpanHiddenStatesConfig,
 )
-from distillab.config.term_base import BaseTermConfig, DivergenceTermConfig, TokenRequirement
+from distillab.config.term_base import BaseTermConfig, DivergenceTermConfig, ProjectorRate, TokenRequirement
 from distillab.records import AccessLevel
 
 
@@ -222,9 +222,7 @@ class DualSpaceConfig(BaseTermConfig):
         description="causal: no position attends beyond its own span, and to no state of the "
         "student that has read more text than the teacher; full: the whole answer, as published",
     )
-    projector_learning_rate: float | None = Field(
-        default=None, gt=0, description="default: training.learning_rate; it follows the same schedule"
-    )
+    projector_learning_rate: ProjectorRate = None
 
 
 class _CustomTermConfig(BaseTermConfig):

@@ -15,9 +15,7 @@ from distillab.config.study import ArmConfig, StudyRecipe
 from distillab.config.teacher import TeacherConfig
 from distillab.config.training import BudgetConfig
 from distillab.errors import ConfigError
-from distillab.records import (
-    TokenizerContract,
-)
+from distillab.records import TokenizerContract
 from distillab.runs.budget import budget_of_sft
 from distillab.runs.dates import dated
 from distillab.runs.folder import RECORD
@@ -26,12 +24,7 @@ from distillab.runs.signals import require_given
 from distillab.runs.training_data import MakeCollator
 from distillab.study.caches import StudyCaches
 from distillab.study.order import OneRun
-from distillab.study.teachers import (
-    PartArm,
-    arm_of_each_teacher,
-    only_teacher,
-    require_distinct,
-)
+from distillab.study.teachers import PartArm, arm_of_each_teacher, only_teacher, require_distinct
 from distillab.teachers.spec import teacher_name
 from distillab.terminal import plural
 
