@@ -111,6 +111,26 @@ def test_an_error_in_one_process_ends_the_other_with_its_words(tiny_world: dict[
     assert code == 1 and "interrupted by SIGINT" in err.partition("ProcessLost: ")[2], err
 
 
+WATCHED_ONCE = """
+import os, threading
+from distillab.processes import join_processes
+from distillab.runs.peers import watched_processes
+
+join_processes(cpu=True)
+before = os.listdir("/proc/self/fd"), threading.active_count()
+with watched_processes():
+    assert threading.active_count() == before[1] + 1
+assert (os.listdir("/proc/self/fd"), threading.active_count()) == before
+os._exit(0)  # without torch's farewell
+"""
+
+
+def test_a_watch_of_processes_leaves_no_thread_and_no_descriptor() -> None:
+    """torch aborts a process that exits while a thread of Python asks its store."""
+    for code, err in map(ended, together("tests.given_code", WATCHED_ONCE)):
+        assert code == 0, err
+
+
 @pytest.mark.slow
 def test_a_run_resumes_where_its_folder_was_moved(tiny_world: dict[str, Any], tmp_path: Path) -> None:
     """As on another machine that is given the work: every path of the recipe is relative."""
@@ -176,7 +196,15 @@ def test_two_processes_of_one_run_stop_after_the_same_step_and_go_on(
 def test_accelerate_trains_on_two_processes(tiny_world: dict[str, Any], tmp_path: Path) -> None:
     training = {"steps": 2, "evaluate_every": 2}
     recipe = write_recipe(tiny_world, tmp_path, "run", method="sft", training=training)
-    words = ("--multi_gpu", "--num_processes=2", "-m", "distillab.cli.main", "train", str(recipe))
+    words = (
+        "--multi_gpu",
+        "--num_processes=2",
+        "--main_process_port=0",
+        "-m",
+        "distillab.cli.main",
+        "train",
+        str(recipe),
+    )
     environment = ONE_THREAD | {"ACCELERATE_USE_CPU": "true"}
     code, err = ended(Forked("accelerate.commands.launch", *words, environment=environment))
     assert code == 0, err

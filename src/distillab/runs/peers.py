@@ -82,6 +82,7 @@ class _Watch(threading.Thread):
         self._store = _get_default_store()
         self._name, self._processes = f"distillab/{next(_launches)}", processes
         self._found, self._left = threading.Event(), threading.Event()
+        self._woken, self._waker = socket.socketpair()
         self._lost: ProcessLost | None = None
         self._code = 1
         self._peers: dict[int, tuple[int, int]] = {}  # descriptor of a process -> its number and id
@@ -98,6 +99,8 @@ class _Watch(threading.Thread):
             text = self._wait()
         except RuntimeError:  # the store is gone: with the launcher, or with process 0 where that holds it
             text = "the launcher, or process 0, has ended"
+        finally:
+            self._close()
         if text is None:
             return
         self._lost = ProcessLost(
@@ -124,7 +127,7 @@ class _Watch(threading.Thread):
         return self._lost if by_launcher and _INTERRUPTED not in str(self._lost) else None
 
     def leave(self, error: str, code: int) -> None:
-        """End the watch.
+        """End the watch, and its thread: torch aborts a process that exits while a thread asks the store.
 
         Args:
             error: by which this process ends; "": it goes on regularly.
@@ -134,15 +137,22 @@ class _Watch(threading.Thread):
         with suppress(RuntimeError):  # the store can be gone
             self._set(f"ended/{self._processes.number}", error)
         self._left.set()
+        self._waker.close()
+        deadline = time.monotonic() + _GRACE_S  # the store of another machine can be silent
+        while self.is_alive() and not self._found.is_set() and time.monotonic() < deadline:
+            self.join(_SHORT_S)
 
     def _wait(self) -> str | None:
         """Return who died and why, or None once this process has left."""
         poll = select.poll()
-        for descriptor in self._peers:
+        for descriptor in (*self._peers, self._woken.fileno()):
             poll.register(descriptor, select.POLLIN)
-        while not self._left.is_set():
-            for descriptor, _ in poll.poll(_LOOK_EVERY_MS):
-                number, pid = self._peers[descriptor]
+        while True:
+            changed = {descriptor for descriptor, _ in poll.poll(_LOOK_EVERY_MS)}
+            if self._left.is_set():
+                return None
+            for descriptor in changed & self._peers.keys():
+                number, pid = self._peers.pop(descriptor)
                 exit_text = _exit_of(pid)  # at once: it is forgotten when the launcher has read it
                 poll.unregister(descriptor)
                 os.close(descriptor)
@@ -154,7 +164,11 @@ class _Watch(threading.Thread):
                     return text
             if self._has(_LOST):
                 return self._get(_LOST)
-        return None
+
+    def _close(self) -> None:
+        self._woken.close()
+        for descriptor in self._peers:
+            os.close(descriptor)
 
     def _set(self, key: str, text: str) -> None:
         self._store.set(f"{self._name}/{key}", text)
