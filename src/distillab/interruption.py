@@ -44,25 +44,26 @@ class _State:
     depth = 0
     received: int | None = None
     quiet = False
-    once = False
+    sent: int | None = None
 
 
 @contextmanager
-def handle_signals(*, quiet: bool = False, once: bool = False) -> Iterator[None]:
+def handle_signals(*, quiet: bool = False, sent: int | None = None) -> Iterator[None]:
     """Handle the signals inside the block, and restore the old handlers after it.
 
-    Does nothing outside the main thread, where Python allows no handlers. An ignored signal (SIGINT under nohup) stays
-    ignored.
+    Does nothing outside the main thread, where Python allows no handlers. An ignored signal (SIGINT under nohup, or in
+    the background of a script) stays ignored.
 
     Args:
         quiet: do not print that the signal was received; another process does.
-        once: a further signal changes nothing, not even a second SIGINT: what sends it can send it twice.
+        sent: the signal by which a program, not a person, ends this process. It is handled where it was ignored too,
+            and a second one changes nothing: a program can send it twice.
     """
-    _State.received, _State.quiet, _State.once = None, quiet, once
+    _State.received, _State.quiet, _State.sent = None, quiet, sent
     with restored_handlers():
         if threading.current_thread() is threading.main_thread():
             for one in _SIGNALS:
-                if signal.getsignal(one) is not signal.SIG_IGN:
+                if one == sent or signal.getsignal(one) is not signal.SIG_IGN:
                     signal.signal(one, _on_signal)
         try:
             yield
@@ -124,10 +125,10 @@ def interrupt_requested() -> int | None:
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     again = _State.received is not None
-    if again and _State.once:
+    if again and number == _State.sent:
         return
     if _State.depth == 0 or (again and number == signal.SIGINT):
-        if _State.once:
+        if number == _State.sent:
             _State.received = number
         raise Interrupted(number)
     if not again:

@@ -194,8 +194,8 @@ def test_handlers_are_the_command_lines_alone_and_leave_nothing_behind() -> None
 
 
 def test_a_second_sigint_ends_a_program_at_once_and_changes_nothing_in_a_task_of_a_cluster() -> None:
-    def work(*, once: bool) -> None:
-        with handle_signals(quiet=True, once=once), defer_interrupt():
+    def work(*, sent: int | None) -> None:
+        with handle_signals(quiet=True, sent=sent), defer_interrupt():
             os.kill(os.getpid(), signal.SIGINT)
             done.append("first")
             os.kill(os.getpid(), signal.SIGINT)
@@ -203,12 +203,12 @@ def test_a_second_sigint_ends_a_program_at_once_and_changes_nothing_in_a_task_of
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
     try:
-        for once, expected in ((False, ["first"]), (True, ["first", "saved"])):
+        for sent, expected in ((None, ["first"]), (signal.SIGINT, ["first", "saved"])):
             done: list[str] = []
             with pytest.raises(Interrupted):
-                work(once=once)
+                work(sent=sent)
             assert done == expected
-        with handle_signals(quiet=True, once=True):
+        with handle_signals(quiet=True, sent=signal.SIGINT):
             with pytest.raises(Interrupted):
                 os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)  # while it cleans up
@@ -225,3 +225,15 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
             assert interrupt_requested() is None
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_the_signal_of_a_program_is_handled_where_it_was_ignored(sent: signal.Signals) -> None:
+    """As in a task of Ray whose cluster was started in the background of a script."""
+    before = signal.signal(sent, signal.SIG_IGN)
+    try:
+        with pytest.raises(Interrupted), handle_signals(quiet=True, sent=sent):
+            signal.raise_signal(sent)
+        assert signal.getsignal(sent) is signal.SIG_IGN
+    finally:
+        signal.signal(sent, before)

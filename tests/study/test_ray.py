@@ -78,13 +78,15 @@ def test_gpus_without_ray_are_refused(study_recipe: StudyRecipe) -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head node and another, with a CPU each."""
+    """A head node and another, with a CPU each, started as in the background of a script: they ignore SIGINT."""
     pytest.importorskip("ray", reason=RAY_MISSING)
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     from ray.cluster_utils import Cluster
 
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     cluster.add_node(**NODE)
+    signal.signal(signal.SIGINT, before)
     yield cluster
     cluster.shutdown()
 

@@ -270,7 +270,7 @@ def _do(job: Job, directory: str, cpus: int) -> tuple[str, ...]:
     os.chdir(directory)
     prepare_process(cpus)
     try:
-        with handle_signals(quiet=True, once=True):  # Ray repeats a SIGINT whose answer it did not get in time
+        with handle_signals(quiet=True, sent=signal.SIGINT):  # by `ray.cancel`
             _do_when_free(job)
     except Interrupted as stop:
         if stop.signal != signal.SIGINT:  # which `RayWorkers` sends

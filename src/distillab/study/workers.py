@@ -161,7 +161,7 @@ def _start(threads: int) -> None:
     prepare_process(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # until this process ends; it waits between two jobs, and a signal must not end it with a traceback
-    _handlers.enter_context(handle_signals(quiet=True))
+    _handlers.enter_context(handle_signals(quiet=True, sent=signal.SIGTERM))
     _handlers.enter_context(defer_interrupt())
 
 
