@@ -10,7 +10,9 @@ import pytest
 from distillab.config.run import RunRecipe
 from distillab.config.terms import CrossEntropyConfig, TokenDivergenceConfig
 from distillab.config.training import TrainingConfig
+from distillab.errors import ConfigError
 from distillab.runs.run import execute
+from distillab.training.arguments import microbatch_size
 from tests.training.conftest import Train, flat_parameters, ragged_split
 
 # settings that only say where, how often or how much at once
@@ -78,3 +80,13 @@ def test_gradient_checkpointing_changes_no_number(tiny_world: dict[str, Any], tm
     saving = execute(RunRecipe(**(values | {"training": training}), method="logits", output=str(tmp_path / "saving")))
     a, b = plain.evaluation.nats_per_token, saving.evaluation.nats_per_token
     assert a == pytest.approx(b, abs=1e-5)
+
+
+@pytest.mark.parametrize(("batch", "micro", "processes", "fix"), [(4, 8, 1, 8), (6, 4, 1, 8), (8, None, 3, 12)])
+def test_a_batch_that_is_not_divided_evenly_is_refused_with_the_next_that_is(
+    batch: int, micro: int | None, processes: int, fix: int
+) -> None:
+    settings = TrainingConfig(batch_size=batch, microbatch_size=micro)
+    with pytest.raises(ConfigError, match=f"set batch_size {fix},"):
+        microbatch_size(settings, processes)
+    assert microbatch_size(settings.model_copy(update={"batch_size": fix}), processes) == (micro or fix // processes)

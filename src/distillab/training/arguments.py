@@ -82,9 +82,13 @@ def curve_points(settings: TrainingConfig) -> int:
 def microbatch_size(settings: TrainingConfig, processes: int) -> int:
     """Return the sequences in one forward pass of one process."""
     microbatch = settings.microbatch_size or max(1, settings.batch_size // processes)
-    if settings.batch_size % (microbatch * processes):
+    together = microbatch * processes
+    if settings.batch_size % together:
+        next_multiple = -(-settings.batch_size // together) * together
         raise ConfigError(
             "training.batch_size must be a multiple of training.microbatch_size × processes.",
+            where="training.batch_size",
             facts=[f"batch_size {settings.batch_size}", f"microbatch_size {microbatch} × {processes} processes"],
+            fix=f"set batch_size {next_multiple}, or a microbatch_size that divides it",
         )
     return microbatch
