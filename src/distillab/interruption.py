@@ -1,9 +1,9 @@
-"""Handle SIGTERM, SIGUSR1 and Ctrl-C: finish the step, save, and exit with the signal's exit code.
+"""Handle SIGTERM, SIGUSR1, SIGHUP and Ctrl-C: finish the step, save, and exit with the signal's exit code.
 
-SIGTERM is what a cluster sends before it takes a machine away, SIGUSR1 what Slurm sends with `--signal=USR1@120`, and
-SIGINT is Ctrl-C. Work that can only be saved at certain points (training: after a step) runs inside `defer_interrupt`,
-checks `interrupt_requested` there, and raises `Interrupted` after saving. Everywhere else a signal raises `Interrupted`
-at once. A second Ctrl-C always does.
+SIGTERM is what a cluster sends before it takes a machine away, SIGUSR1 what Slurm sends with `--signal=USR1@120`,
+SIGHUP comes when a terminal is closed or its connection is lost, and SIGINT is Ctrl-C. Work that can only be saved at
+certain points (training: after a step) runs inside `defer_interrupt`, checks `interrupt_requested` there, and raises
+`Interrupted` after saving. Everywhere else a signal raises `Interrupted` at once. A second Ctrl-C always does.
 
 Handlers are installed by the command line and by the worker processes of a study, never by importing the package.
 """
@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
@@ -34,7 +35,7 @@ class Interrupted(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """Return the exit code of a program that this signal ended: 143, 138 or 130."""
+        """Return the exit code of a program that this signal ended: 143, 138, 129 or 130."""
         return 128 + self.signal
 
 
@@ -73,7 +74,7 @@ def handle_signals(*, quiet: bool = False, sent: int | None = None) -> Iterator[
 
 @contextmanager
 def restored_handlers() -> Iterator[None]:
-    """Restore the handlers of SIGTERM and SIGINT after the block, in the main thread."""
+    """Restore the handlers of these signals after the block, in the main thread."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {one: signal.getsignal(one) for one in _SIGNALS}
@@ -123,7 +124,18 @@ def interrupt_requested() -> int | None:
     return _State.received
 
 
+def _leave_terminal() -> None:
+    """Write nothing more to a terminal that is gone: each line would be an error in the middle of the work."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+            os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
 def _on_signal(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGHUP:
+        _leave_terminal()
     again = _State.received is not None
     if again and number == _State.sent:
         return

@@ -42,7 +42,8 @@ class Progress:
         self._start = self._last = time.monotonic()
         self._bar: tqdm | None = None
         self._shown = False
-        self._terminal = sys.stderr.isatty() and not _plain
+        # some containers have a terminal without a width, on which a bar shows nothing
+        self._terminal = not _plain and sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
         # under torchrun only the first process prints
         self._silent = os.environ.get("RANK", "0") != "0"
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import fcntl
 import json
 import os
+import pty
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from typing import Any
 import pytest
 
 import distillab
+import distillab.progress
 from distillab.cli.console import show_study
 from distillab.progress import Progress
 from distillab.terminal import echo, plain_console
@@ -53,6 +58,23 @@ main()
     ended = subprocess.run(run, stdout=write, stderr=subprocess.PIPE, check=False)
     os.close(write)
     assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize(("columns", "shown"), [(80, "2/2 [00:"), (0, "run: 2 rows in ")])
+def test_a_terminal_without_a_width_gets_lines(columns: int, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in some containers: a bar of no width shows nothing."""
+    reading, writing = pty.openpty()
+    fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    monkeypatch.setattr(distillab.progress, "_QUIET_S", 0.0)
+    with os.fdopen(writing, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with Progress("run", total=2, unit="rows") as progress:
+            for _ in range(2):
+                progress.advance()
+        terminal.flush()
+        written = os.read(reading, 10_000).decode()
+    os.close(reading)
+    assert shown in written, written
 
 
 def test_codes_are_shown_as_signs(capsys: pytest.CaptureFixture[str]) -> None:

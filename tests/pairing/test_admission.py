@@ -48,7 +48,7 @@ def test_the_name_decides_nothing(investigated: TokenizerContract) -> None:
     harmless = Method("dataset", (CrossEntropyConfig(),), "x")
     assert not admit(investigated, "seqkd", by_id).admitted
     assert admit(investigated, "logits", harmless).admitted
-    with pytest.raises(TokenizerMismatch):
+    with pytest.raises(TokenizerMismatch, match="Method sft with the terms cross_entropy, token_divergence is not"):
         require_admitted(investigated, "sft", by_id)
     require_admitted(investigated, "logits", harmless)
 

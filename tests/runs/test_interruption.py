@@ -19,7 +19,7 @@ from distillab.errors import StorageError
 from distillab.files import require_space
 from distillab.interruption import Interrupted, defer_interrupt, handle_signals, interrupt_requested
 from distillab.runs.run import execute
-from tests.processes import LIMIT_S, Forked, ended, start_distillab, start_python, steps_done, wait_for
+from tests.processes import LIMIT_S, Forked, ended, start_code, start_distillab, start_python, steps_done, wait_for
 
 
 def _write(tiny_world: dict[str, Any], folder: Path, output: str, *, checkpoint_every: int = 5, **changes: Any) -> Path:
@@ -83,6 +83,35 @@ def test_an_interrupted_run_keeps_its_last_step_and_says_how_to_go_on(
     _finish(broken)
     assert _steps(tmp_path / "broken") == list(range(1, 61))
     assert torch.equal(_weights(tmp_path / "broken"), whole)
+
+
+IN_A_TERMINAL = """
+import os, pty, signal, sys, time
+from pathlib import Path
+from tests.processes import steps_done
+
+recipe, run = sys.argv[1:]
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup tests ignore it
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.executable, [sys.executable, "-m", "distillab.cli.main", "train", recipe])
+while steps_done(Path(run)) < 7:
+    time.sleep(0.02)
+os.close(terminal)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_whose_terminal_is_closed_keeps_its_last_step(tiny_world: dict[str, Any], tmp_path: Path) -> None:
+    """As where the connection to a machine is lost: every further line to the terminal would be an error."""
+    training = {**tiny_world["training"], "steps": 4000, "checkpoint_every": 4000, "evaluate_every": 4000}
+    recipe = _write(tiny_world, tmp_path, "run", training=training)
+    code, err = ended(start_code(IN_A_TERMINAL, str(recipe), str(tmp_path / "run")))
+    assert code == 129, err
+    (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert steps_done(tmp_path / "run") < 4000
+    assert kept.name == f"checkpoint-{steps_done(tmp_path / 'run')}" and not (tmp_path / "run" / ".lock").exists()
 
 
 def test_a_second_ctrl_c_ends_at_once(tiny_world: dict[str, Any], tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ from tests.cli.conftest import call
 from tests.processes import ROOT
 from tests.served.conftest import SmallMistral
 from tests.served.test_llama_cpp import TEXTS
-from tests.served.test_recipes import OWN, Recipe, losses, recipe  # noqa: F401
+from tests.served.test_recipes import OWN, Recipe, losses, recipes_of
 from tests.served.test_teacher import CPU, recorded
 
 PYTHON = ROOT / ".venv" / "served" / "bin" / "python"
@@ -128,6 +128,11 @@ def client(vllm: str, tmp_path: Path) -> Iterator[Client]:
     yield client
     client.close()
     journal.close()
+
+
+@pytest.fixture
+def recipe(materials: Path, tmp_path: Path) -> Recipe:
+    return recipes_of(materials / "models" / "smallmistral-stories", tmp_path)
 
 
 def rows(small_mistral: SmallMistral, *, k: int) -> list[Wanted]:
@@ -219,7 +224,7 @@ def from_local(run: Path) -> float:
 
 
 def test_training_on_it_and_on_its_cache_is_training_on_the_weights(
-    recipe: Recipe,  # noqa: F811
+    recipe: Recipe,
     vllm: str,
     materials: Path,
     tmp_path: Path,
@@ -238,7 +243,7 @@ def test_training_on_it_and_on_its_cache_is_training_on_the_weights(
 
 
 def test_what_a_student_writes_is_scored_as_by_the_weights(
-    recipe: Recipe,  # noqa: F811
+    recipe: Recipe,
     vllm: str,
     materials: Path,
     tmp_path: Path,
@@ -276,7 +281,7 @@ def test_answers_are_those_of_transformers(client: Client, small_mistral: SmallM
 # ---------------------------------------------------------------- the last ones: they change the server's weights
 
 
-def on_policy(recipe: Recipe, name: str, student: str, url: str, tmp_path: Path) -> str:  # noqa: F811
+def on_policy(recipe: Recipe, name: str, student: str, url: str, tmp_path: Path) -> str:
     sampler = {"server": {"url": url}, "folder": str(tmp_path / "weights")}
     answers = {"from": "student", "max_new_tokens": 16, "sampler": sampler}
     training = {"steps": 4, "batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 0, "device": "cpu"}
@@ -290,7 +295,7 @@ def on_policy(recipe: Recipe, name: str, student: str, url: str, tmp_path: Path)
 
 
 def test_it_writes_the_student_s_answers_with_the_weights_of_each_step(
-    recipe: Recipe,  # noqa: F811
+    recipe: Recipe,
     vllm: str,
     untied: Path,
     tmp_path: Path,
@@ -313,7 +318,7 @@ def test_it_writes_the_student_s_answers_with_the_weights_of_each_step(
 
 
 def test_a_server_that_keeps_an_old_head_is_caught(
-    recipe: Recipe,  # noqa: F811
+    recipe: Recipe,
     vllm: str,
     materials: Path,
     tmp_path: Path,

@@ -27,23 +27,27 @@ Recipe = Callable[..., str]
 @pytest.fixture
 def recipe(materials: Path, tmp_path: Path) -> Recipe:
     """Write a recipe of a run; returns its path."""
-    model = str(materials / "models" / "stories260K-tok512")
+    return recipes_of(materials / "models" / "stories260K-tok512", tmp_path)
+
+
+def recipes_of(model: Path, folder: Path) -> Recipe:
+    """Write recipes into a folder whose teacher is a model and whose student begins with random weights of its kind."""
     rows = [{"prompt": prompt, "answer": answer + f" {number}"} for number in range(4) for prompt, answer in TEXTS]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def write(name: str, **changes: Any) -> str:
         values = {
-            "student": {"path": model, "init": "random"},
-            "teacher": {"path": model},
-            "data": {"train": {"path": str(tmp_path / "rows.jsonl")}, "max_tokens": 64},
+            "student": {"path": str(model), "init": "random"},
+            "teacher": {"path": str(model)},
+            "data": {"train": {"path": str(folder / "rows.jsonl")}, "max_tokens": 64},
             "answers": "dataset",
             "terms": [{"kind": "top_k_divergence", "k": 16}],
             "training": {"steps": 3, "batch_size": 4, "device": "cpu"},
             "evaluation": {"rows": 4, "generate_rows": 0, "max_new_tokens": 4},
-            "output": str(tmp_path / name),
+            "output": str(folder / name),
             **changes,
         }
-        return dumped(values, tmp_path / f"{name}.yaml")
+        return dumped(values, folder / f"{name}.yaml")
 
     return write
 

@@ -100,7 +100,7 @@ app.command("demo")(demo_command)
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 a finding or a failed run, 2 wrong usage, 130, 138, 143 a signal."""
+    """Run the command line. Exit codes: 0 done, 1 a finding or a failed run, 2 wrong usage, 128 + n signal n."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that are not UTF-8
     try:

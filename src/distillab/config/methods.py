@@ -241,3 +241,17 @@ METHODS: dict[str, Method] = {
         own=StudentAnswersConfig(fraction=0.5),
     ),
 }
+
+
+def described(name: str, method: Method) -> str:
+    """Return the name of a method, with its terms where they are not those of that name.
+
+    >>> described("logits", METHODS["logits"])
+    'logits'
+    >>> described("sft", METHODS["logits"])
+    'sft with the terms cross_entropy, token_divergence'
+    """
+    preset = METHODS[name]
+    if method.terms in (preset.terms, preset.pretrained):
+        return name
+    return f"{name} with the terms {', '.join(term.kind for term in method.terms)}"

@@ -11,6 +11,7 @@ from distillab.config.cache import CacheConfig
 from distillab.config.data import DataConfig
 from distillab.config.evaluation import EvaluationConfig
 from distillab.config.method_settings import MethodName, MethodSettings, require_method_fits, require_stages_fit
+from distillab.config.methods import described
 from distillab.config.pruning import with_source
 from distillab.config.several_teachers import Teachers, require_teachers
 from distillab.config.student import StudentConfig
@@ -105,7 +106,8 @@ class RunRecipe(MethodSettings):
     def _teacher_is_there(self) -> RunRecipe:
         require_teachers(self.teacher, self.teachers, self.data.teacher_column)
         if self.resolved().access != "none" and not self.each_teacher:
-            raise ValueError(f"method {self.method} needs a teacher: add teacher: {{path: …}} or {{cache: …}}")
+            name = described(self.method, self.resolved())
+            raise ValueError(f"method {name} needs a teacher: add teacher: {{path: …}} or {{cache: …}}")
         return self
 
     @model_validator(mode="after")

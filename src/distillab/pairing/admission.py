@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from distillab.config.methods import METHODS, Method
+from distillab.config.methods import METHODS, Method, described
 from distillab.errors import TokenizerMismatch
 from distillab.pairing.known import teachers_with_tokenizer
 from distillab.pairing.recommendation import cross_tokenizer_methods, recommend
@@ -85,7 +85,7 @@ def require_admitted(contract: TokenizerContract, method_name: str, method: Meth
         return
     example = contract.example
     raise TokenizerMismatch(
-        f"Method {method_name} is not valid for this pair: {admission.reason}.",
+        f"Method {described(method_name, method)} is not valid for this pair: {admission.reason}.",
         where=f"teacher {contract.teacher.name}, student {contract.student.name}",
         facts=[
             contract.reason,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from distillab.config.methods import Method
+from distillab.config.methods import Method, described
 from distillab.config.run import RunRecipe
 from distillab.data.encoding import EncodedRow, EncodedSplit
 from distillab.data.example_table import ExampleTable, content_sha256
@@ -212,7 +212,7 @@ class RunInputs:
             raise ConfigError(
                 "The method reads the teacher's signals, and a chat server gives text alone.",
                 where=server.url,
-                facts=[f"method {self.recipe.method}, access {self.method.access}"],
+                facts=[f"method {described(self.recipe.method, self.method)}, access {self.method.access}"],
                 fix="use method: seqkd; or a server that scores text, with teacher.path for its tokenizer",
             )
         if self.teacher is not None and self.recipe.shown_failure is None:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from distillab.config.cache import CacheConfig, KindConfig
+from distillab.config.methods import described
 from distillab.config.run import RunRecipe
 from distillab.config.study import StudyRecipe
 from distillab.config.teacher import TeacherConfig
@@ -274,7 +275,7 @@ def _with_weights(teacher: TeacherConfig | None) -> TeacherConfig:
 def _nothing(rule: str, recipe: RunRecipe) -> ConfigError:
     return ConfigError(
         rule,
-        facts=[f"method {recipe.method}"],
+        facts=[f"method {described(recipe.method, recipe.resolved())}"],
         fix="name what is to be stored: cache: {kinds: [{kind: top_k}]}, or use another method",
     )
 
