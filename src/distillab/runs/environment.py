@@ -22,10 +22,15 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers", "tokenizers", "accelerate")},
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpus": str(os.cpu_count()),
+        "cpus": str(usable_cpus()),
         "threads": str(torch.get_num_threads()),
         "gpu": gpu,
     }
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use: on a shared node a scheduler gives it some of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_rss_bytes() -> int:

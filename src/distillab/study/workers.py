@@ -24,6 +24,7 @@ import torch
 
 from distillab.interruption import Interrupted, allow_interrupt, defer_interrupt, handle_signals, interrupt_requested
 from distillab.progress import plain_lines
+from distillab.runs.environment import usable_cpus
 
 Job = Callable[[], object]
 _LOOK_EVERY_S = 0.2
@@ -77,7 +78,7 @@ class Workers:
         meanwhile()
 
     def _pool(self) -> ProcessPoolExecutor:
-        threads = max(1, (os.cpu_count() or 1) // self._number)
+        threads = max(1, usable_cpus() // self._number)
         return ProcessPoolExecutor(self._number, mp_context=_context(), initializer=_start, initargs=(threads,))
 
 
