@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from distillab.doctor.clock import Clock
 from distillab.doctor.pair.audit import PairSubject, run_pair_checks
 from distillab.preflight.costs import Budget, Costs, check_costs, cost_findings
 from distillab.preflight.first_steps import check_first_steps, first_step_findings
-from distillab.preflight.machine import Machine, weights_of
+from distillab.preflight.machine import Machine, memory_limits, this_memory, weights_of
 from distillab.preflight.memory import RunMemory, kept_by_student, resident_bytes, run_memory
 from distillab.preflight.setup import Arm, Setup, by_tokens, few_rows
 from distillab.preflight.stepping import Stepped
@@ -323,3 +324,28 @@ def test_costs_grow_with_the_runs_and_are_held_against_the_machine(world: World)
     assert {f.id for f in cost_findings(costs, Machine(4 << 30, 6 << 30))} == {"memory-too-small"}
     assert {f.id for f in cost_findings(costs, Machine(9 << 30, 4 << 30))} == {"disk-too-small"}
     assert cost_findings(costs, Machine(9 << 30, 6 << 30)) == []
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limits"),
+    [
+        ("0::/\n", {"memory.max": "1000"}, [1000]),  # a container
+        ("0::/slurm/job_1/step_0\n", {"slurm/job_1/memory.max": "700", "slurm/job_1/step_0/memory.max": "max"}, [700]),
+        (
+            "5:cpuset:/\n4:memory:/slurm/job_1\n0::/\n",
+            {"memory/slurm/job_1/memory.limit_in_bytes": "600", "memory/memory.limit_in_bytes": "9223372036854771712"},
+            [600, 9223372036854771712],
+        ),
+        ("4:memory:/docker/abc\n", {"memory/memory.limit_in_bytes": "500"}, [500]),  # it sees its own alone
+        ("4:memory:/\n0::/x\n", {}, []),
+    ],
+)
+def test_the_memory_is_what_a_container_or_a_job_may_use(
+    groups: str, files: dict[str, str], limits: list[int], tmp_path: Path
+) -> None:
+    mounted = tmp_path / "cgroup"
+    for name, text in (files | {"../memory.max": "1"}).items():
+        (mounted / name).parent.mkdir(parents=True, exist_ok=True)
+        (mounted / name).write_text(text + "\n")
+    assert list(memory_limits(groups, mounted)) == limits
+    assert 0 < this_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
+from distillab.runs.environment import usable_cpus
 from distillab.study.workers import run_jobs
 from tests.processes import LIMIT_S, Forked, ended, wait_for
 
@@ -22,6 +24,22 @@ def fail() -> None:
 def test_the_error_of_a_job_is_raised() -> None:
     with pytest.raises(ValueError, match="this job fails"):
         run_jobs([fail, partial(os.getpid)], workers=2)
+
+
+def note_threads(path: Path) -> None:
+    path.write_text(str(torch.get_num_threads()))
+
+
+def test_workers_share_the_cpus_unless_the_threads_of_a_process_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = tmp_path / "threads"
+    for given, expected in ((None, usable_cpus()), ("1", torch.get_num_threads())):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if given is not None:
+            monkeypatch.setenv("OMP_NUM_THREADS", given)
+        run_jobs([partial(note_threads, noted)], workers=1)
+        assert noted.read_text() == str(expected)
 
 
 @pytest.mark.slow

@@ -71,7 +71,11 @@ class StudyRecipe(Settings):
         "loads the teacher and runs it at every step",
     )
     cache: CacheConfig = Field(default=CacheConfig(), description="how teacher signals are stored")
-    workers: int = Field(default=1, ge=1, description="runs at the same time, each in its own process")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        description="runs at the same time, each in its own process: with its share of the CPUs, or OMP_NUM_THREADS",
+    )
     gpus_per_run: float | None = Field(
         default=None,
         ge=0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from distillab.models.structure import config_shape, head_module
 from distillab.pretrained import model_of
 from distillab.runs.inputs import RunInputs
 
-_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container
+_CGROUPS = Path("/sys/fs/cgroup")
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 # bytes of a quantised weight: 4 bits and a float32 scale for 64 weights; 8 bits, with a scale for a whole row
 _QUANTISED = {"nf4": 0.5 + 4 / 64, "int8": 1.0}
@@ -98,10 +98,30 @@ def this_machine(recipe: RunRecipe) -> Machine:
 
 
 def this_memory() -> int:
-    """Return the memory of the machine or its container."""
+    """Return the memory of the machine, or what its container or Slurm's job may use of it."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _LIMIT.read_text(encoding="utf-8").strip() if _LIMIT.is_file() else "max"
-    return min(memory, int(limit)) if limit != "max" else memory
+    own = Path("/proc/self/cgroup")
+    return min([memory, *memory_limits(own.read_text(encoding="utf-8"), _CGROUPS)]) if own.is_file() else memory
+
+
+def memory_limits(groups: str, mounted: Path) -> Iterator[int]:
+    """Yield the bytes that the control groups of a process may use, its own and those around it.
+
+    Args:
+        groups: as /proc/self/cgroup has them, of version 1 or 2.
+        mounted: where they are mounted. A container can see its own group alone, as the outermost.
+    """
+    for line in groups.splitlines():
+        _, controllers, place = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        root, name = (mounted / controllers, "memory.limit_in_bytes") if controllers else (mounted, "memory.max")
+        folder = root / place.lstrip("/")
+        for group in (folder, *folder.parents):
+            if group.is_relative_to(root) and (group / name).is_file():
+                limit = (group / name).read_text(encoding="utf-8").strip()
+                if limit != "max":
+                    yield int(limit)
 
 
 def weights_of(inputs: RunInputs, *, teacher: bool) -> Weights:

@@ -78,7 +78,8 @@ class Workers:
         meanwhile()
 
     def _pool(self) -> ProcessPoolExecutor:
-        threads = max(1, usable_cpus() // self._number)
+        given = "OMP_NUM_THREADS" in os.environ  # of each process
+        threads = torch.get_num_threads() if given else max(1, usable_cpus() // self._number)
         return ProcessPoolExecutor(self._number, mp_context=_context(), initializer=_start, initargs=(threads,))
 
 
