@@ -18,7 +18,12 @@ from distillab.pairing import recommendation
 from distillab.pairing.admission import admit, pair_check
 from distillab.pairing.contract import compare_tokenizers
 from distillab.pairing.loading import LoadedTokenizer
-from distillab.pairing.recommendation import ORDER_ACROSS_TOKENIZERS, cross_tokenizer_methods, recommend
+from distillab.pairing.recommendation import (
+    ORDER_ACROSS_TOKENIZERS,
+    cross_tokenizer_methods,
+    order_across_tokenizers,
+    recommend,
+)
 from distillab.records import DataOverlap, SideBySide, TokenizerContract, TokenizerInfo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +74,13 @@ def test_the_order_has_every_method_for_two_tokenizers_and_those_they_are_held_a
 
 
 @pytest.mark.parametrize(
-    "place", ["ACROSS_TOKENIZERS_MEASURED_IN", "WITH_SAME_TOKENS_MEASURED_IN", "PRETRAINED_MEASURED_IN"]
+    "place",
+    [
+        "ACROSS_TOKENIZERS_MEASURED_IN",
+        "WITH_SAME_TOKENS_MEASURED_IN",
+        "PRETRAINED_MEASURED_IN",
+        "LONGER_TOKENS_MEASURED_IN",
+    ],
 )
 def test_the_orders_name_a_section_that_is_there(place: str) -> None:
     page, anchor = getattr(recommendation, place).split("#")
@@ -85,10 +96,14 @@ def test_the_orders_name_a_section_that_is_there(place: str) -> None:
         (contract(known=0.49), "span_hidden_states", "only 49.0% of the teacher's tokens in rows"),
         # tokens are matched where the student predicts
         (contract(known=0.9, student=0.4), "span_hidden_states", "only 40.0% of the student's boundaries"),
-        (contract(known=0.9, teacher=0.4), "vocabulary_projection", "100.0% of the student's boundaries"),
+        # the student's tokens are longer
+        (contract(known=0.9, teacher=0.4), "measured_transport", "100.0% of the student's boundaries"),
+        (contract(known=0.9, teacher=0.59), "measured_transport", "only 59.0% of the teacher's boundaries are the"),
+        (contract(known=0.9, teacher=0.6), "vocabulary_projection", "100.0% of the student's boundaries"),
+        (contract(known=0.9, teacher=0.55, student=0.5), "vocabulary_projection", "50.0% of the student's boundaries"),
         (contract(known=0.49), "span_hidden_states", "a pretrained student gained nothing from it on three such pairs"),
         # spans end where the side that cuts less often does
-        (contract(known=0.1, teacher=0.4, student=0.6), "span_hidden_states", "60.0% of the student's boundaries"),
+        (contract(known=0.1, teacher=0.6, student=0.7), "span_hidden_states", "70.0% of the student's boundaries"),
         (contract(known=0.1, teacher=0.6, student=0.4), "span_hidden_states", "60.0% of the teacher's boundaries"),
         (contract(known=0.9, teacher=0.4, student=0.4), "seqkd", "only 40.0% of the student's boundaries"),
         (contract(known=0.9, lost=51), "seqkd", "51 of 100 rows of rows are not the same bytes"),
@@ -137,7 +152,8 @@ def test_what_is_recommended_is_valid_and_never_worse_than_fine_tuning(
     name = recommend(pair).method
     assert admit(pair, name, METHODS[name]).admitted
     if verdict == "different":
-        assert ORDER_ACROSS_TOKENIZERS.index(name) <= ORDER_ACROSS_TOKENIZERS.index("sft")
+        order = order_across_tokenizers(pair)
+        assert sorted(order) == sorted(ORDER_ACROSS_TOKENIZERS) and order.index(name) <= order.index("sft")
         fitting = cross_tokenizer_methods(pair)
         assert (fitting[0] if fitting else "seqkd") == name
 

@@ -183,8 +183,8 @@ METHODS: dict[str, Method] = {
     "measured_transport": Method(
         "dataset",
         (MeasuredTransportConfig(),),
-        "the teacher's next-token distribution, carried to the student's tokens as the rows show it; the rest is "
-        "learned from the text",
+        "the teacher's next-token distribution, on its own tokens, to which the student is carried as the rows show "
+        "it; the rest is learned from the text",
     ),
     "span_likelihood": Method(
         "dataset",

@@ -131,7 +131,7 @@ def _of_both(method: Method) -> str:
     if any(term.tokens == "aligned" and term.access == "internals" for term in method.terms):
         return "inner states"
     if any(term.matches is not None and not term.needs_common_tokens for term in method.terms):
-        return "next-token distributions at aligned positions, the teacher's carried to the student's tokens"
+        return "next-token distributions at aligned positions, one carried to the tokens of the other"
     if any(term.matches is not None for term in method.terms):
         return "next-token distributions at aligned positions, over common tokens"
     return "probabilities, whatever the tokens"
