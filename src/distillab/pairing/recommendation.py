@@ -78,10 +78,9 @@ def order_across_tokenizers(contract: TokenizerContract) -> tuple[str, ...]:
 
 
 def cross_tokenizer_methods(contract: TokenizerContract) -> tuple[str, ...]:
-    """Return the cross-tokenizer methods that suit the pair and were better than SFT, best first."""
+    """Return the cross-tokenizer methods that suit the pair and were not worse than SFT, best first."""
     order = order_across_tokenizers(contract)
-    better = order[: order.index("sft")]
-    aligned = [name for name in better if METHODS[name].tokens == "aligned"]
+    aligned = [name for name in order[: order.index("sft")] if METHODS[name].tokens == "aligned"]
     return tuple(name for name in aligned if _lacking(contract, METHODS[name]) is None)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from distillab.cache.identity import CacheIdentity
 from distillab.cache.reader import CacheReader
 from distillab.cache.rows import row_digest
+from distillab.config.methods import described
 from distillab.data.encoding import EncodedRow
 from distillab.errors import CacheMismatch
 from distillab.runs.inputs import RunInputs
@@ -55,7 +56,7 @@ def stored_signals(inputs: RunInputs) -> StoredSignals:
             "The method needs the teacher's signals on its training rows, and the cache holds none.",
             where=part_of(location, part),
             facts=[
-                f"method {inputs.recipe.method}, whose rows have the answers of the {method.answers}",
+                f"method {described(inputs.recipe.method, method)}, on the answers of the {method.answers}",
                 f"the cache holds: {', '.join(sorted(parts))}",
             ],
             fix="run `distillab cache build` with this recipe, or leave teacher.cache out",
